@@ -1,0 +1,60 @@
+"""Where the bytes of an image live. ``open`` picks the class; nothing above asks the system."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from vmimg.storage.base import Buffer, Storage
+from vmimg.storage.file import FileStorage, Mode
+
+if TYPE_CHECKING:
+    from vmimg.storage.memory import MemoryStorage
+    from vmimg.storage.output import Output, OutputSet
+    from vmimg.storage.slice import SliceStorage
+    from vmimg.storage.stream import StreamSink, outer_compression, spool
+
+__all__ = [
+    "Buffer",
+    "FileStorage",
+    "MemoryStorage",
+    "Mode",
+    "Output",
+    "OutputSet",
+    "SliceStorage",
+    "Storage",
+    "StreamSink",
+    "open",
+    "outer_compression",
+    "spool",
+]
+
+_LAZY = {
+    "MemoryStorage": "memory",
+    "Output": "output",
+    "OutputSet": "output",
+    "SliceStorage": "slice",
+    "StreamSink": "stream",
+    "outer_compression": "stream",
+    "spool": "stream",
+}
+
+
+def open(path: str | os.PathLike[str], mode: Mode = "r", *, lock: bool = True) -> Storage:
+    """The bytes at ``path``: a regular file or a block device.
+
+    ``mode``: ``"r"``; ``"rw"``, it must exist; ``"create"``, made or emptied. ``lock=False`` takes
+    none of QEMU's image locks, to read what a running machine writes. Raises StorageError,
+    InUseError.
+    """
+    return FileStorage(path, mode, lock=lock)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        value = getattr(importlib.import_module(f"vmimg.storage.{_LAZY[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
