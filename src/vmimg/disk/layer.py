@@ -1,0 +1,91 @@
+"""Layer: one image file without its parents.
+
+A layer says of every virtual byte one of three things: DATA (stored here), ZERO (reads as zeros and
+hides the parent) or ABSENT (ask the parent). It never reads its parent; the stack that does is
+`vmimg.disk.stack.Disk`. Imports storage and below.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmimg.disk.extent import Extent, Kind
+from vmimg.errors import UnsupportedFeature
+from vmimg.storage.base import Buffer
+
+__all__ = ["Layer", "ParentRef", "Span"]
+
+Span = tuple[int, int, Kind]
+"""(start, end, kind) in virtual bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRef:
+    """What an image file says of its parent: words from a file, not yet believed.
+
+    ``path`` is as written in the image; ``format`` is None where the image declares none.
+    """
+
+    path: str
+    format: str | None
+
+
+class Layer(ABC):
+    """One image file. Reads may come from many threads; writes are serialised by the layer."""
+
+    name: str
+    """What to call it in messages."""
+    format: str
+    """Registry name of its format."""
+    size: int
+    """Virtual bytes."""
+    writable: bool = False
+    parent: ParentRef | None = None
+    granularity: int = 1
+    """Bytes that become present together when written: the caller must supply whole units of this
+    size wherever a unit is ABSENT and the parent shows through."""
+
+    @abstractmethod
+    def map(self, start: int, end: int) -> Iterator[Extent]:
+        """Extents covering [start, end) in order; neighbours that continue each other are one."""
+
+    def spans(self, start: int, end: int) -> Iterator[Span]:
+        """Like map, but merged by kind alone: what is here, whatever its place in the file."""
+        held: tuple[int, int, Kind] | None = None
+        for extent in self.map(start, end):
+            if held is not None and held[2] == extent.kind:
+                held = (held[0], extent.end, held[2])
+                continue
+            if held is not None:
+                yield held
+            held = (extent.start, extent.end, extent.kind)
+        if held is not None:
+            yield held
+
+    @abstractmethod
+    def read_present(self, offset: int, buffer: memoryview) -> list[tuple[int, int]]:
+        """Fill ``buffer`` from virtual ``offset`` wherever this layer has DATA or ZERO.
+
+        Returns the (start, end) ranges, in virtual bytes, that are ABSENT here; what the buffer
+        holds there is undefined. The range must lie inside the layer.
+        """
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Store ``data`` at virtual ``offset``; see granularity for what must be whole."""
+        raise UnsupportedFeature(f"{self.name}: {self.format} cannot be written in place")
+
+    def zero(self, offset: int, length: int, *, discard: bool = False) -> None:
+        """Make a range read as zeros, parents hidden; with ``discard``, give its space back too.
+
+        Units of granularity that are cut by the range must not be ABSENT above a parent.
+        """
+        raise UnsupportedFeature(f"{self.name}: {self.format} cannot be written in place")
+
+    def flush(self) -> None:
+        """Everything written so far is durable when this returns."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write back what is held, mark the image clean, and release its files."""
