@@ -1,0 +1,225 @@
+"""Driver: what a disk format implements.
+
+One class per format. `inspect` must work without numpy, so that `vmimg info` starts fast; the rest
+is imported by the methods that need it. Imports disk and storage.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vmimg.disk.layer import Layer, ParentRef
+from vmimg.errors import UnsupportedFeature
+from vmimg.formats.descriptor import OptionValue
+from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vmimg.codecs import Codec
+
+__all__ = ["CheckReport", "Companions", "Driver", "ImageInfo", "Snapshot", "Writer"]
+
+Companions = Callable[[str, str], Storage]
+"""``companions(named, role)`` opens a file that an image names, if the policy allows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An internal snapshot. Sizes in bytes, dates since the epoch, times as the names say."""
+
+    id: str
+    name: str
+    vm_state_size: int
+    date_sec: int
+    date_nsec: int
+    vm_clock_nsec: int
+    disk_size: int
+    icount: int | None = None
+
+
+@dataclass(slots=True)
+class ImageInfo:
+    """What one image file says of itself; sizes in bytes.
+
+    ``details`` is format-specific, with the keys that qemu-img's JSON uses where it has one.
+    """
+
+    format: str
+    virtual_size: int
+    cluster_size: int | None = None
+    encrypted: bool = False
+    compressed: bool = False
+    dirty: bool = False
+    parent: ParentRef | None = None
+    data_file: str | None = None
+    snapshots: tuple[Snapshot, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """Lines for people: what is on a raw disk, what was recognised but is not used."""
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What check found, counted as qemu-img counts it.
+
+    ``problems`` are lines for people. ``fixed_*`` count what --repair mended; ``leaks`` and
+    ``corruptions`` what is left.
+    """
+
+    format: str
+    errors: int = 0
+    """Internal errors of the check itself: what could not be read."""
+    leaks: int = 0
+    corruptions: int = 0
+    fixed_leaks: int = 0
+    fixed_corruptions: int = 0
+    total_clusters: int = 0
+    allocated_clusters: int = 0
+    fragmented_clusters: int = 0
+    compressed_clusters: int = 0
+    image_end_offset: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """qemu-img's: 1 the check failed, 2 corruptions, 3 leaks only, 0 nothing is left."""
+        if self.errors:
+            return 1
+        return 2 if self.corruptions else 3 if self.leaks else 0
+
+    def to_json(self, filename: str) -> dict[str, str | int]:
+        """qemu-img's keys; like there, all but the first three are left out where zero."""
+        numbers = {
+            "image-end-offset": self.image_end_offset,
+            "total-clusters": self.total_clusters,
+            "allocated-clusters": self.allocated_clusters,
+            "fragmented-clusters": self.fragmented_clusters,
+            "compressed-clusters": self.compressed_clusters,
+            "leaks": self.leaks,
+            "corruptions": self.corruptions,
+            "leaks-fixed": self.fixed_leaks,
+            "corruptions-fixed": self.fixed_corruptions,
+        }
+        kept: dict[str, str | int] = {key: number for key, number in numbers.items() if number}
+        head: dict[str, str | int] = {"filename": filename, "format": self.format}
+        return head | {"check-errors": self.errors} | kept
+
+
+class Writer(ABC):
+    """Lays out a new image: place first, then move. Never touches guest data.
+
+    Told which blocks hold data, in ascending order between two calls of `drain`, it says where in
+    the file each one goes, and hands back metadata as (offset, bytes) pairs: what is settled
+    already from `drain`, the rest from `finish`. The same calls give the same layout, whatever the
+    thread that makes them.
+    """
+
+    block_size: int
+    """Bytes of a block; the last one of the disk may be cut short by the disk's end."""
+    codec: Codec | None = None
+    """The coder of compressed blocks; None where the image takes none."""
+    data_file: str | None = None
+    """Path of an external file that block data goes to, at the offsets that `place` returns. The
+    metadata always goes to the image itself."""
+    preallocation: str = "off"
+    """Unless "off", every block is reserved: "metadata" only in the tables, "falloc" with its
+    space, "full" written with zeros.
+    """
+    any_block_size: bool = False
+    """The format has no blocks of its own: block_size may be set to any power of two from 512."""
+    late_metadata: bool = True
+    """Whether metadata in front of the data is known only at the end, so that a stream needs two
+    goes.
+    """
+    data_limit: int | None = None
+    """Guest data that would lie behind this offset of its file is cut off: the last block of a file
+    that holds the bare disk."""
+    hides_parent: bool = True
+    """Whether place_zeros works. Where it does not, zeros above a parent are placed as data."""
+
+    @abstractmethod
+    def place(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """File offsets (int64[n]) for the data of ``blocks`` (int64[n], ascending)."""
+
+    def reserve(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """File offsets for ``blocks`` that nobody writes now: preallocation."""
+        return self.place(blocks)
+
+    def place_zeros(self, blocks: NDArray[np.int64]) -> None:
+        """Say that ``blocks`` read as zeros although a parent may have data there.
+
+        Only where there is a parent; without one, blocks that nobody places read as zeros.
+        """
+        raise UnsupportedFeature("this format cannot hide a parent's data behind zeros")
+
+    def place_compressed(self, block: int, length: int) -> int:
+        """File offset for ``length`` bytes of compressed data of ``block``."""
+        raise UnsupportedFeature("this format does not store compressed blocks")
+
+    @property
+    def settled(self) -> int:
+        """File offset below which nothing more will be placed but by `finish` (late metadata)."""
+        return 0
+
+    def drain(self, done: int) -> Iterator[tuple[int, bytes]]:
+        """Metadata that is complete when no block below ``done`` comes any more.
+
+        Keeps the writer's memory bounded. Where it is called is part of the layout: call it after
+        the same blocks for the same image.
+        """
+        return iter(())
+
+    @abstractmethod
+    def finish(self) -> Iterator[tuple[int, bytes]]:
+        """The rest of the metadata; afterwards `file_size` is known."""
+
+    @abstractmethod
+    def full_size(self) -> int:
+        """Bytes of an image file in which every block is placed uncompressed; places nothing."""
+
+    @property
+    @abstractmethod
+    def file_size(self) -> int:
+        """Bytes of the finished image file; valid once `finish` has been exhausted."""
+
+
+class Driver(ABC):
+    """One format's implementation."""
+
+    @abstractmethod
+    def probe(self, storage: Storage) -> int:
+        """How sure it is that these bytes are its own: 0 to 100 (by magic). Reads a few KiB."""
+
+    @abstractmethod
+    def inspect(self, storage: Storage) -> ImageInfo:
+        """Header facts, without numpy and without following any name. Raises FormatError."""
+
+    @abstractmethod
+    def open(
+        self,
+        storage: Storage,
+        *,
+        writable: bool,
+        companions: Companions,
+        snapshot: str | None = None,
+    ) -> Layer:
+        """The layer of an image; closing it closes ``storage``. ``snapshot``: an id or a name."""
+
+    def writer(
+        self,
+        size: int,
+        options: Mapping[str, OptionValue],
+        *,
+        parent: ParentRef | None = None,
+    ) -> Writer:
+        """A new image of ``size`` virtual bytes. ``options`` as Format.parse_options gives them."""
+        raise UnsupportedFeature("images of this format cannot be made")
+
+    def check(self, storage: Storage, *, companions: Companions, repair: str = "") -> CheckReport:
+        """Check the metadata. ``repair``: "", "leaks" or "all" (then storage is writable)."""
+        raise UnsupportedFeature("this image format does not support checks")

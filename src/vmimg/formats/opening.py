@@ -1,0 +1,197 @@
+"""The one place that opens disks: the file, its format, and the chain of files behind it.
+
+What an image names (a parent, a data file) is opened only as ParentPolicy allows, and a parent only
+with the format that its child declares, never by a guess. Imports disk, storage and the registry;
+no numpy until a layer needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from vmimg import storage as storages
+from vmimg.disk.layer import Layer, ParentRef
+from vmimg.disk.policy import ParentPolicy
+from vmimg.disk.stack import Disk
+from vmimg.errors import ChainError, OptionError, StorageError, UnsafeImage
+from vmimg.formats.descriptor import Format
+from vmimg.formats.detect import identify
+from vmimg.formats.driver import Companions
+from vmimg.formats.registry import find
+from vmimg.storage.base import Storage
+
+__all__ = ["Chain", "open_disk", "open_storage_disk"]
+
+_DEFAULT_POLICY: Final = ParentPolicy()
+
+
+def open_disk(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    writable: bool = False,
+    snapshot: str | None = None,
+    policy: ParentPolicy = _DEFAULT_POLICY,
+    share: bool = False,
+) -> Disk:
+    """The disk in the image at ``path``, with all of its parents; close it after use.
+
+    ``format`` is a registry name, found by the image's structure where it is None. ``snapshot`` is
+    the id or name of an internal snapshot, opened instead of the present state. ``share`` takes no
+    locks, to read what a running machine writes. Raises what is in `vmimg.errors`, and nothing
+    else.
+    """
+    if share and writable:
+        raise OptionError("an image cannot be shared (-U) and written")
+    if format is not None:
+        find(format)  # a wrong name is said before a file is touched
+    storage = storages.open(path, "rw" if writable else "r", lock=not share)
+    return open_storage_disk(
+        storage, format=format, writable=writable, snapshot=snapshot, policy=policy, share=share
+    )
+
+
+def open_storage_disk(
+    storage: Storage,
+    *,
+    format: str | None = None,
+    writable: bool = False,
+    snapshot: str | None = None,
+    policy: ParentPolicy = _DEFAULT_POLICY,
+    share: bool = False,
+) -> Disk:
+    """Like `open_disk`, from bytes that are open already.
+
+    ``storage`` belongs to the disk from then on: it is closed with it, and when opening fails.
+    """
+    chain = Chain(policy, share=share)
+    try:
+        chain.adopt(storage)
+        if writable and snapshot is not None:
+            raise OptionError(f"{storage.name}: a snapshot can be read, not written")
+        found = find(format) if format is not None else identify(storage)
+        return Disk(chain.layers(storage, found, writable=writable, snapshot=snapshot))
+    except BaseException:
+        chain.close()
+        raise
+
+
+class Chain:
+    """Follows what images name, and holds every file that was opened on the way.
+
+    ``policy`` decides; ``share`` takes no locks.
+    """
+
+    def __init__(self, policy: ParentPolicy, *, share: bool = False) -> None:
+        self._policy = policy
+        self._share = share
+        self._opened: list[Storage] = []
+        self._names: dict[tuple[int, ...] | str, str] = {}
+        """What to call each file that is open, by its identity and by its real path."""
+
+    def adopt(self, storage: Storage) -> Storage:
+        """Hold ``storage``. Raises ChainError when the chain has the same file already."""
+        self._opened.append(storage)
+        identity = storage.identity()
+        if identity is None:
+            return storage
+        if identity in self._names:
+            raise ChainError(
+                f"{storage.name}: the chain of images loops: it is {self._names[identity]} again; "
+                "rebase one of them"
+            )
+        self._names[identity] = self._names[os.path.realpath(storage.name)] = storage.name
+        return storage
+
+    def layers(
+        self, storage: Storage, format: Format, *, writable: bool, snapshot: str | None
+    ) -> list[Layer]:
+        """The layer of ``storage`` and those of its parents, as far as the policy follows them."""
+        layer = self._layer(storage, format, writable=writable, snapshot=snapshot)
+        layers = [layer]
+        while layer.parent is not None and self._policy.follow:
+            if len(layers) >= self._policy.max_depth:
+                raise ChainError(
+                    f"{layer.name}: the chain of images has more than "
+                    f"{self._policy.max_depth} layers"
+                )
+            parent, format = self.parent(storage, layer.parent)
+            storage = parent
+            layer = self._layer(storage, format, writable=False, snapshot=None)
+            layers.append(layer)
+        return layers
+
+    def parent(self, child: Storage, ref: ParentRef) -> tuple[Storage, Format]:
+        """The parent that ``child`` names, open for reading, and its format as declared."""
+        # Everything that can be refused without opening anything is refused first.
+        path = self._resolve(child, ref.path, "backing file")
+        declared = ref.format or self._policy.parent_format
+        if declared is None:
+            raise ChainError(
+                f"{child.name}: does not say which format its backing file '{ref.path}' has, and "
+                "guessing is unsafe; pass --backing-format"
+            )
+        try:
+            format = find(declared)
+        except OptionError as error:
+            raise ChainError(
+                f"{child.name}: the format of its backing file '{ref.path}': {error}"
+            ) from None
+        return self._open(child, path, ref.path, "backing file", writable=False), format
+
+    def close(self) -> None:
+        """Close every file that was opened."""
+        for storage in self._opened:
+            storage.close()
+
+    def _layer(
+        self, storage: Storage, format: Format, *, writable: bool, snapshot: str | None
+    ) -> Layer:
+        return format.driver().open(
+            storage,
+            writable=writable,
+            companions=self.companions(storage, writable=writable),
+            snapshot=snapshot,
+        )
+
+    def companions(self, image: Storage, *, writable: bool) -> Companions:
+        """What opens the files besides parents that ``image`` names."""
+
+        def companion(named: str, role: str) -> Storage:
+            path = self._resolve(image, named, role)
+            # QEMU looks for a data file in the current directory, and writes its name as it was
+            # given there. Followed where there is none beside the image, if the policy takes it.
+            if not os.path.exists(path) and os.path.exists(named):
+                path = self._resolve(image, os.path.abspath(named), role)
+            return self._open(image, path, named, role, writable=writable)
+
+        return companion
+
+    def _resolve(self, image: Storage, named: str, role: str) -> str:
+        # Memory, and what came through a pipe: a name would be looked for wherever we stand.
+        if image.identity() is None or not os.path.exists(image.name):
+            raise UnsafeImage(
+                f"{image.name}: its {role} is '{named}', but the image lies in no directory in "
+                "which that could be looked for; save it to a file first"
+            )
+        return self._policy.resolve(image.name, named, role)
+
+    def _open(self, image: Storage, path: str, named: str, role: str, *, writable: bool) -> Storage:
+        # Before the lock is asked for: an image that names itself would hold the lock it waits for.
+        if path in self._names:
+            raise ChainError(
+                f"{image.name}: its {role} '{named}' is {self._names[path]} again: "
+                "the chain of images loops; rebase one of them"
+            )
+        try:
+            storage = storages.open(path, "rw" if writable else "r", lock=not self._share)
+        except StorageError as error:
+            raise ChainError(
+                f"{image.name}: its {role} '{named}' cannot be opened: {error}"
+            ) from error
+        # The path that was decided on is what was opened; people know the file by what they typed.
+        shown = os.path.join(os.path.dirname(image.name), named)
+        if os.path.realpath(shown) == path:
+            storage.name = shown
+        return self.adopt(storage)
