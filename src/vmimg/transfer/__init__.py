@@ -1,0 +1,1 @@
+"""The engine: convert, stream, compare, measure, create. Imports formats and below."""
