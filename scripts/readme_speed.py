@@ -1,0 +1,60 @@
+"""The table of measured speed in README.md, generated from the figures of a run of the bench.
+
+`make bench BENCH_ARGS="--json docs/bench.json"` measures and `make readme` writes the table: no
+figure in the README was typed by hand, and a row that misses its target says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import conditions
+from readme_formats import update
+
+FIGURES = Path(__file__).resolve().parent.parent / "docs" / "bench.json"
+
+
+def main() -> int:
+    """Write the table, or check it."""
+    parser = argparse.ArgumentParser(description="Write the table of speed in README.md.")
+    parser.add_argument("--check", action="store_true", help="only say whether it is fresh")
+    parser.add_argument("figures", nargs="?", type=Path, default=FIGURES, help="from bench --json")
+    options = parser.parse_args()
+    if not options.figures.exists():
+        print(f"no figures at {options.figures.name}: run the bench first", file=sys.stderr)
+        return 0
+    report = json.loads(options.figures.read_text(encoding="utf-8"))
+    return update("speed", table(report), check=options.check)
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The figures as a Markdown table, and a sentence on how they came about."""
+    head = ("case", "vmimg", "qemu-img", "ratio", "size", "target", "peak memory", "met")
+    align = ("---", "--:", "--:", "--:", "--:", "---", "--:", "---")
+    lines = [head, align, *(row(figures) for figures in report["rows"])]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\nMeasured by `make bench`: {conditions(report)}"
+
+
+def row(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """One case's cells."""
+    size = f"{figures['size_ratio']:.3f}" if "size_ratio" in figures else ""
+    return (
+        figures["case"],
+        f"{figures['vmimg_s']:.2f} s",
+        f"{figures['peer_s']:.2f} s",
+        f"{figures['ratio']:.2f}",
+        size,
+        figures["target"],
+        f"{figures['vmimg_mib_rss']:.0f} MiB",
+        "**no**: " + ", ".join(figures["misses"]) if figures["misses"] else "yes",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
