@@ -22,9 +22,11 @@ LEVELS: Final[tuple[Level, ...]] = ("fast", "default", "best")
 
 CODECS: Final = {
     "deflate": ("vmimg.codecs.deflate", "Deflate"),
+    "zlib": ("vmimg.codecs.zlib", "Zlib"),
     "zstd": ("vmimg.codecs.zstd", "Zstd"),
 }
-"""Name to module and class. qcow2 says ``zlib`` and means ``deflate``: there is no zlib header."""
+"""Name to module and class. qcow2 says ``zlib`` and means ``deflate``: there is no zlib header;
+VMDK says ``deflate`` and means ``zlib``."""
 
 
 class Codec(ABC):
@@ -56,7 +58,7 @@ def find_level(name: str) -> Level:
 
 @cache
 def codec(name: str) -> Codec:
-    """The coder of that name, ``"deflate"`` or ``"zstd"``; OptionError for any other."""
+    """The coder of that name, one of CODECS; OptionError for any other."""
     try:
         module, kind = CODECS[name]
     except KeyError:
