@@ -85,6 +85,10 @@ class Storage(ABC):
         """
         return None
 
+    def modified(self) -> float | None:
+        """When its content was last written, in seconds since the epoch; None where unknown."""
+        return None
+
     @abstractmethod
     def flush(self) -> None:
         """Durable when it returns."""

@@ -207,8 +207,16 @@ class FileStorage(Storage):
         self._write(offset, views, sum(view.nbytes for view in views))
 
     def _write(self, offset: int, pieces: list[memoryview], length: int) -> None:
-        self._extend("write", offset, length)
         end = offset + length
+        if self._has_room("write", offset, length) or not length:
+            self._put(offset, end, pieces)
+            return
+        # The write itself moves the end: nobody finds the file longer than what it holds.
+        with self._growing:
+            self._put(offset, end, pieces)
+            self.size = max(self.size, end)
+
+    def _put(self, offset: int, end: int, pieces: list[memoryview]) -> None:
         first = 0
         while offset < end:
             try:
@@ -327,6 +335,9 @@ class FileStorage(Storage):
         # The unit of st_blocks is 512 bytes, whatever the file system's own block is.
         return self.size if blocks is None else blocks * 512
 
+    def modified(self) -> float | None:
+        return None if self.is_device else self._status().st_mtime
+
     def identity(self) -> tuple[int, ...] | None:
         status = self._status()
         # Two nodes of one device are the same container.
@@ -372,12 +383,21 @@ class FileStorage(Storage):
     def _extend(self, action: str, offset: int, length: int) -> None:
         """Move the end to where ``length`` bytes from ``offset`` need it.
 
-        The end moves before the data is written, under a lock, and only forward: were it moved by
-        ftruncate without one, a thread that zeroes could cut off what another has just written.
+        Under a lock, and only forward: were it moved by ftruncate without one, a thread that zeroes
+        could cut off what another has just written.
         """
         end = offset + length
-        if self.writable and offset >= 0 and end <= self.size:
+        if self._has_room(action, offset, length):
             return
+        with self._growing:
+            if end > self.size:
+                self._truncate(action, offset, end)
+
+    def _has_room(self, action: str, offset: int, length: int) -> bool:
+        """Whether the range lies inside the file; StorageError where it cannot even grow there."""
+        end = offset + length
+        if self.writable and offset >= 0 and end <= self.size:
+            return True
         self._require_writable(action, offset, length)
         if offset < 0 or end > _MAX_OFFSET:
             raise StorageError(
@@ -389,9 +409,7 @@ class FileStorage(Storage):
                 f"{self.name}: cannot {action} {length} bytes at offset {offset}:"
                 f" the device ends at {self.size}; choose a larger one"
             )
-        with self._growing:
-            if end > self.size:
-                self._truncate(action, offset, end)
+        return False
 
     def _truncate(self, action: str, offset: int, size: int) -> None:
         try:
