@@ -1,8 +1,6 @@
 """``python -m vmimg`` is the command ``vmimg``."""
 
-import sys
-
-from vmimg.cli import main
+from vmimg.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -10,7 +10,22 @@ import os
 import sys
 from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "program"]
+
+
+def program() -> None:
+    """The whole process: `main`, and out with its exit code.
+
+    Everything is closed and flushed by then. Taking the interpreter and numpy apart, object by
+    object, would be 20 ms of each run for nothing.
+    """
+    code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # gone, closed, or never there: run has said so
+        pass
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
