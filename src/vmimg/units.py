@@ -10,7 +10,17 @@ import re
 
 from vmimg.errors import OptionError
 
-__all__ = ["GIB", "KIB", "MIB", "TIB", "align_down", "align_up", "format_size", "parse_size"]
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "TIB",
+    "align_down",
+    "align_up",
+    "format_exact",
+    "format_size",
+    "parse_size",
+]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -51,6 +61,21 @@ def format_size(size: int) -> str:
         if value < 999.5 or unit == "EiB":
             break
     return f"{value:.3g} {unit}"
+
+
+def format_exact(size: int) -> str:
+    """``size`` bytes in the largest unit that divides it: ``"2040 GiB"``; for limits."""
+    for shift, unit in (
+        (60, "EiB"),
+        (50, "PiB"),
+        (40, "TiB"),
+        (30, "GiB"),
+        (20, "MiB"),
+        (10, "KiB"),
+    ):
+        if size and not size % (1 << shift):
+            return f"{size >> shift} {unit}"
+    return f"{size} B"
 
 
 def align_up(value: int, alignment: int) -> int:

@@ -12,10 +12,12 @@ from vmimg.cli.options import (
     FORMAT,
     PATH,
     SIZE,
+    align_option,
     chain_options,
     creation_options,
     find_snapshot,
     force_option,
+    grown,
     ignored,
     level_option,
     parent_policy,
@@ -47,6 +49,8 @@ _LABEL = 24
         "vmimg convert disk.qcow2 disk.raw",
         "vmimg convert -c -o compression_type=zstd disk.raw small.qcow2",
         "vmimg convert -O qcow2 -o cluster_size=1M,lazy_refcounts=on /dev/vg/lv disk.qcow2",
+        "vmimg convert -o subformat=streamOptimized disk.qcow2 for-vsphere.vmdk",
+        "vmimg convert --align 1M -o subformat=fixed disk.qcow2 for-azure.vhd",
         "vmimg convert -B base.qcow2 -F qcow2 full.raw overlay.qcow2",
         "vmimg convert -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'",
         "xz -dc disk.raw.xz | vmimg convert - disk.qcow2",
@@ -76,6 +80,7 @@ _LABEL = 24
     metavar="SIZE",
     help="Leave out zeros in runs of SIZE (default 4k); 0 stores all of them.",
 )
+@align_option
 @click.option("-n", "--existing", is_flag=True, help="Write into DST, which exists.")
 @click.option("--target-is-zero", is_flag=True, help="With -n: DST reads as zeros by now.")
 @click.option(
@@ -101,6 +106,7 @@ def command(
     backing: str | None,
     backing_fmt: str | None,
     sparse: int,
+    align: int,
     existing: bool,
     target_is_zero: bool,
     snapshot: str | None,
@@ -148,6 +154,7 @@ def command(
             backing=backing,
             backing_format=backing_fmt,
             sparse=sparse,
+            align=align,
             existing=existing,
             target_is_zero=target_is_zero,
             snapshot=snapshot,
@@ -157,6 +164,8 @@ def command(
             policy=parent_policy(allow_dirs, backing_format),
             progress=progress.callback,
         )
+    if result.virtual_size != result.source_size and not quiet:
+        echo(grown(target, result.source_size, result.virtual_size), err=True)
     if progress.mode == "bar":
         echo(_summary(target, result), err=True)
 

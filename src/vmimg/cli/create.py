@@ -8,9 +8,11 @@ from vmimg.cli.human import bold, echo, exact_size, printable
 from vmimg.cli.options import (
     FORMAT,
     PATH,
+    align_option,
     chain_options,
     creation_options,
     force_option,
+    grown,
     parent_policy,
     parse_options,
     print_options,
@@ -31,6 +33,7 @@ __all__ = ["command"]
     epilog=examples(
         "vmimg create disk.qcow2 20G",
         "vmimg create -b base.qcow2 -F qcow2 overlay.qcow2",
+        "vmimg create -b base.vhdx child.avhdx",
         "vmimg create -f qcow2 -o cluster_size=1M,preallocation=metadata disk.img 20G",
         "vmimg create -f qcow2 -o help",
     ),
@@ -47,6 +50,7 @@ __all__ = ["command"]
 @click.option("-b", "--backing", type=PATH, metavar="FILE", help="Make an overlay over this image.")
 @click.option("-F", "backing_fmt", type=FORMAT, metavar="FMT", help="Format of the file of -b.")
 @click.option("-u", "unsafe", is_flag=True, help="Do not open the file of -b; SIZE is needed then.")
+@align_option
 @quiet_option
 @force_option
 @chain_options
@@ -57,6 +61,7 @@ def command(
     backing: str | None,
     backing_fmt: str | None,
     unsafe: bool,
+    align: int,
     quiet: bool,
     force: bool,
     allow_dirs: tuple[str, ...],
@@ -94,8 +99,11 @@ def command(
         backing=backing,
         backing_format=backing_fmt,
         check_backing=not unsafe,
+        align=align,
         replace=force,
         policy=parent_policy(allow_dirs, backing_format),
     )
     if not quiet:
+        if size is not None and align > 512 and size != made:
+            echo(grown(file, size, made), err=True)
         echo(f"{bold(printable(file))}: {chosen.name}, {exact_size(made)}")

@@ -133,7 +133,9 @@ def _flat(details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"{label} {name}", text) for name, text in _flat(value))
         elif isinstance(value, list | tuple):
             for item in value:
-                yield label, _text(item)
+                # One of "extents" or "bitmaps" is an extent, a bitmap.
+                one = label.removesuffix("s") if isinstance(item, Mapping) else label
+                yield one, _text(item)
         else:
             yield label, _text(value)
 
@@ -142,7 +144,11 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+        return ", ".join(
+            f"{key} {format_size(inner) if key.endswith('size') else _text(inner)}"
+            for key, inner in value.items()
+            if inner != ""
+        )
     if isinstance(value, list | tuple):
         return "+".join(map(_text, value)) or "none"
     return printable(str(value))

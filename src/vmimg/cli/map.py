@@ -74,7 +74,9 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A range as qemu-img describes it. ``present``: some layer decides it, ``layer`` is which."""
+    """A range as qemu-img describes it. ``present``: some layer decides it, ``depth`` is which;
+    ``file``: where ``offset`` is in another file than the layer's own.
+    """
 
     start: int
     length: int
@@ -84,11 +86,15 @@ class _Row:
     data: bool
     compressed: bool
     offset: int | None
+    file: str | None = None
 
     def continues(self, other: _Row) -> bool:
         """Whether ``other`` and this are one range."""
-        ours = (self.depth, self.present, self.zero, self.data, self.compressed)
-        theirs = (other.depth, other.present, other.zero, other.data, other.compressed)
+        ours = (self.depth, self.present, self.zero, self.data, self.compressed, self.file)
+        theirs = (
+            *(other.depth, other.present, other.zero, other.data, other.compressed),
+            other.file,
+        )
         if ours != theirs or (self.offset is None) != (other.offset is None):
             return False
         if self.offset is None or other.offset is None:
@@ -121,6 +127,7 @@ def _describe(disk: Disk, extent: Extent) -> Iterator[_Row]:
             data=extent.kind == Kind.DATA,
             compressed=extent.compressed,
             offset=extent.offset,
+            file=extent.file,
         )
         return
     # A parent may be shorter than its child. What lies behind its end is credited to the child, as
@@ -138,7 +145,7 @@ def _print_json(rows: Iterator[_Row]) -> None:
     # One row a line, each printed as it is known: the map of a large image is large.
     opening = "["
     for row in rows:
-        pairs = {
+        pairs: dict[str, int | str] = {
             "start": row.start,
             "length": row.length,
             "depth": row.depth,
@@ -149,6 +156,8 @@ def _print_json(rows: Iterator[_Row]) -> None:
         }
         if row.offset is not None:
             pairs["offset"] = row.offset
+        if row.file is not None:
+            pairs["filename"] = row.file
         print(opening + "{ " + json.dumps(pairs)[1:], end="")
         opening = ",\n"
     print("[]" if opening == "[" else "]")
@@ -163,7 +172,8 @@ def _print_table(disk: Disk, rows: Iterator[_Row]) -> None:
         what, colour = _what(row)
         line = f"{row.start:<#{digits}x}  {row.length:<#{digits}x}  {format_size(row.length):>8}  "
         if row.present:
-            line += paint(f"{what:<10}", colour) + f"  {files[row.depth]}"
+            file = files[row.depth] if row.file is None else printable(row.file)
+            line += paint(f"{what:<10}", colour) + f"  {file}"
             line += "" if row.offset is None else f", {row.offset:#x}"
         else:
             line += paint(what, colour)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from vmimg.cli.human import echo
+from vmimg.cli.human import echo, printable
 from vmimg.disk.policy import ParentPolicy
 from vmimg.errors import OptionError
 from vmimg.formats import by_extension, find
@@ -21,10 +21,12 @@ __all__ = [
     "FORMAT",
     "PATH",
     "SIZE",
+    "align_option",
     "chain_options",
     "creation_options",
     "find_snapshot",
     "force_option",
+    "grown",
     "ignored",
     "level_option",
     "output_option",
@@ -43,6 +45,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _Decorator = Callable[[_F], _F]
 
 PATH = click.Path()
+
+# Letters of an option's choices in the first column of their list.
+_MOST_VALUES = 40
 
 
 if TYPE_CHECKING:
@@ -118,6 +123,25 @@ def force_option(function: _F) -> _F:
     return click.option("--force", is_flag=True, help="Replace the target if it exists.")(function)
 
 
+def align_option(function: _F) -> _F:
+    """--align; see `grown`."""
+    return click.option(
+        "--align",
+        type=SIZE,
+        default=512,
+        metavar="SIZE",
+        help="Round the virtual size up to a multiple of SIZE, with zeros (Azure wants 1M).",
+    )(function)
+
+
+def grown(target: str, before: int, after: int) -> str:
+    """What to say of a disk that became larger: never in silence."""
+    return (
+        f"{printable(target)}: the disk grew from {before} to {after} bytes, "
+        f"by {format_size(after - before)} of zeros (--align)"
+    )
+
+
 def level_option(function: _F) -> _F:
     """--level."""
     return click.option(
@@ -150,8 +174,25 @@ def creation_options(function: _F) -> _F:
     )(function)
 
 
+_CHANGED = "vmimg.allow_changed_parent"
+
+
+def _remember_changed(context: click.Context, param: click.Parameter, value: bool) -> None:
+    context.meta[_CHANGED] = value
+
+
 def chain_options(function: _F) -> _F:
-    """What may be followed: --allow-dir and --backing-format, as `parent_policy` takes them."""
+    """What may be followed: --allow-dir, --backing-format and --allow-changed-parent.
+
+    The last goes into the policy by itself, see `parent_policy`.
+    """
+    function = click.option(
+        "--allow-changed-parent",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_changed,
+        help="Go on where a parent is not, or no longer, the one that its child was made for.",
+    )(function)
     function = click.option(
         "--backing-format",
         type=FORMAT,
@@ -164,7 +205,7 @@ def chain_options(function: _F) -> _F:
         type=click.Path(file_okay=False),
         multiple=True,
         metavar="DIR",
-        help="Follow backing and data files below DIR too, not only beside the image.",
+        help="Follow parents, data files and extents below DIR too, not only beside the image.",
     )(function)
 
 
@@ -187,7 +228,12 @@ def ignored(*names: str, value: bool = True) -> _Decorator[Any]:
 
 def parent_policy(allow_dirs: Sequence[str], backing_format: str | None) -> ParentPolicy:
     """The policy that the options of `chain_options` ask for."""
-    return ParentPolicy(allowed=tuple(allow_dirs), parent_format=backing_format)
+    context = click.get_current_context()
+    return ParentPolicy(
+        allowed=tuple(allow_dirs),
+        parent_format=backing_format,
+        allow_changed=bool(context.meta.get(_CHANGED)),
+    )
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str]:
@@ -240,17 +286,19 @@ def print_options(format: Format) -> None:
     echo(bold(f"Options of {format.name}:"))
     rows = []
     for option in format.options:
+        meaning = option.help
         values = "|".join(map(str, option.choices)) or {"bool": "on|off"}.get(
             option.kind, option.kind
         )
+        if len(values) > _MOST_VALUES:
+            meaning += ": " + ", ".join(map(str, option.choices))
+            values = option.kind
         default = option.default
         if isinstance(default, bool):
             default = "on" if default else "off"
         elif option.kind == "size" and isinstance(default, int):
             default = format_size(default)
-        rows.append(
-            (f"{option.name}={values}", "" if default is None else str(default), option.help)
-        )
+        rows.append((f"{option.name}={values}", "" if default is None else str(default), meaning))
     table(("OPTION", "DEFAULT", "MEANING"), rows, indent=2)
 
 

@@ -25,7 +25,7 @@ class Extent:
 
     ``offset`` is where the first byte lies in its container, when stored plainly (also the
     preallocated place of a ZERO extent); None otherwise. ``depth`` counts layers from the top, in
-    the map of a disk.
+    the map of a disk. ``file`` names the container where it is not the image's own file.
     """
 
     start: int
@@ -34,6 +34,7 @@ class Extent:
     offset: int | None = None
     compressed: bool = False
     depth: int = 0
+    file: str | None = None
 
     @property
     def end(self) -> int:

@@ -10,12 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from vmimg.disk.extent import Extent, Kind
 from vmimg.errors import UnsupportedFeature
 from vmimg.storage.base import Buffer
 
-__all__ = ["Layer", "ParentRef", "Span"]
+__all__ = ["UNNAMED", "Layer", "ParentRef", "Span"]
+
+UNNAMED: Final = "uuid:"
+"""How the path of a ParentRef begins that knows the parent's identifier only."""
 
 Span = tuple[int, int, Kind]
 """(start, end, kind) in virtual bytes."""
@@ -26,10 +30,14 @@ class ParentRef:
     """What an image file says of its parent: words from a file, not yet believed.
 
     ``path`` is as written in the image; ``format`` is None where the image declares none.
+    ``alternatives``: other paths that the image names for the same parent, tried in this order
+    where ``path`` is not to be had. Where the image names no file, only an identifier, ``path`` is
+    UNNAMED and the identifier behind it.
     """
 
     path: str
     format: str | None
+    alternatives: tuple[str, ...] = ()
 
 
 class Layer(ABC):
@@ -71,6 +79,14 @@ class Layer(ABC):
         Returns the (start, end) ranges, in virtual bytes, that are ABSENT here; what the buffer
         holds there is undefined. The range must lie inside the layer.
         """
+
+    def parent_mismatch(self, parent: Layer) -> str | None:
+        """Why ``parent`` is not the disk that this image was made above, or has changed since.
+
+        In words for people that go on from "its parent base.vmdk", naming both identifiers; None
+        where nothing speaks against it.
+        """
+        return None
 
     def write(self, offset: int, data: Buffer) -> None:
         """Store ``data`` at virtual ``offset``; see granularity for what must be whole."""

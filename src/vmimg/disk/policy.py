@@ -30,12 +30,15 @@ class ParentPolicy:
     ``parent_format``: the format of a parent whose child declares none.
     ``follow``: False to open the top layer only, as `info` does.
     ``max_depth``: layers a chain may have.
+    ``allow_changed``: read a child above a parent that is not, or no longer, the one it was made
+    for.
     """
 
     allowed: tuple[str | os.PathLike[str], ...] = ()
     parent_format: str | None = None
     follow: bool = True
     max_depth: int = _MAX_DEPTH
+    allow_changed: bool = False
 
     def resolve(self, image: str, named: str, role: str) -> str:
         """The path to open for ``named``, as written in ``image``; ``role`` says what it is.

@@ -246,6 +246,8 @@ class Disk:
 def _continues(held: Extent, extent: Extent) -> bool:
     if (held.kind, held.depth, held.compressed) != (extent.kind, extent.depth, extent.compressed):
         return False
+    if held.file != extent.file:
+        return False
     if held.offset is None or extent.offset is None:
         return held.offset is extent.offset
     return held.offset + held.length == extent.offset

@@ -58,7 +58,9 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the implementation can do. ``snapshots``: "", "internal". ``compression``: coders."""
+    """What the implementation can do. ``snapshots``: "", "internal". ``compression``: coders.
+    ``parent_format``: the only format that a parent may have; "" where it may be any.
+    """
 
     read: bool = True
     write: bool = False
@@ -68,14 +70,18 @@ class Capabilities:
     check: bool = False
     snapshots: str = ""
     compression: tuple[str, ...] = ()
+    parent_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``max_size`` in virtual bytes; ``block_sizes``: (smallest, largest) in bytes, or None."""
+    """``max_size`` in virtual bytes; ``block_sizes``: (smallest, largest) in bytes, or None.
+    ``larger``: name of a format of the same world that holds more.
+    """
 
     max_size: int
     block_sizes: tuple[int, int] | None = None
+    larger: str = ""
 
 
 @dataclass(frozen=True, slots=True)

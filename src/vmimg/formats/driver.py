@@ -7,14 +7,14 @@ is imported by the methods that need it. Imports disk and storage.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import UnsupportedFeature
 from vmimg.formats.descriptor import OptionValue
-from vmimg.storage.base import Storage
+from vmimg.storage.base import Buffer, Storage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vmimg.codecs import Codec
 
-__all__ = ["CheckReport", "Companions", "Driver", "ImageInfo", "Snapshot", "Writer"]
+__all__ = ["CheckReport", "Companion", "Companions", "Driver", "ImageInfo", "Snapshot", "Writer"]
 
 Companions = Callable[[str, str], Storage]
 """``companions(named, role)`` opens a file that an image names, if the policy allows it."""
@@ -110,6 +110,18 @@ class CheckReport:
         return head | {"check-errors": self.errors} | kept
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A further file of a new image.
+
+    ``name``: its path, relative to the directory of the image. ``start``: the address of its first
+    byte in what a Writer answers.
+    """
+
+    name: str
+    start: int
+
+
 class Writer(ABC):
     """Lays out a new image: place first, then move. Never touches guest data.
 
@@ -117,15 +129,20 @@ class Writer(ABC):
     the file each one goes, and hands back metadata as (offset, bytes) pairs: what is settled
     already from `drain`, the rest from `finish`. The same calls give the same layout, whatever the
     thread that makes them.
+
+    Where an image is several files, they form one row of addresses: the image itself begins at 0,
+    each of its ``companions`` where it says. Every offset here is such an address.
     """
 
     block_size: int
     """Bytes of a block; the last one of the disk may be cut short by the disk's end."""
     codec: Codec | None = None
     """The coder of compressed blocks; None where the image takes none."""
-    data_file: str | None = None
-    """Path of an external file that block data goes to, at the offsets that `place` returns. The
-    metadata always goes to the image itself."""
+    compressed_only: bool = False
+    """Every block is stored through the coder, those that do not shrink as well; `place` is never
+    called. Compression needs no asking for."""
+    companions: tuple[Companion, ...] = ()
+    """The files besides the image itself, in ascending order of their starts."""
     preallocation: str = "off"
     """Unless "off", every block is reserved: "metadata" only in the tables, "falloc" with its
     space, "full" written with zeros.
@@ -137,8 +154,8 @@ class Writer(ABC):
     goes.
     """
     data_limit: int | None = None
-    """Guest data that would lie behind this offset of its file is cut off: the last block of a file
-    that holds the bare disk."""
+    """Guest data that would lie behind this address is cut off: the last block of a file that holds
+    the bare disk."""
     hides_parent: bool = True
     """Whether place_zeros works. Where it does not, zeros above a parent are placed as data."""
 
@@ -158,8 +175,15 @@ class Writer(ABC):
         raise UnsupportedFeature("this format cannot hide a parent's data behind zeros")
 
     def place_compressed(self, block: int, length: int) -> int:
-        """File offset for ``length`` bytes of compressed data of ``block``."""
+        """File offset for ``length`` bytes of ``block``, as `frame` made them."""
         raise UnsupportedFeature("this format does not store compressed blocks")
+
+    def frame(self, block: int, data: Buffer) -> Buffer:
+        """What is stored of ``block`` whose compressed bytes are ``data``: with its marker, padded.
+
+        Called from many threads.
+        """
+        return data
 
     @property
     def settled(self) -> int:
@@ -180,12 +204,19 @@ class Writer(ABC):
 
     @abstractmethod
     def full_size(self) -> int:
-        """Bytes of an image file in which every block is placed uncompressed; places nothing."""
+        """Bytes of an image in which every block is placed as it is, or as large as compressed ones
+        get: of all its files together. Places nothing.
+        """
 
     @property
     @abstractmethod
     def file_size(self) -> int:
         """Bytes of the finished image file; valid once `finish` has been exhausted."""
+
+    @property
+    def companion_sizes(self) -> tuple[int, ...]:
+        """Bytes of each of ``companions``; valid once `finish` has been exhausted."""
+        return ()
 
 
 class Driver(ABC):
@@ -216,9 +247,25 @@ class Driver(ABC):
         options: Mapping[str, OptionValue],
         *,
         parent: ParentRef | None = None,
+        base: Layer | None = None,
+        name: str = "disk",
     ) -> Writer:
-        """A new image of ``size`` virtual bytes. ``options`` as Format.parse_options gives them."""
+        """A new image of ``size`` virtual bytes. ``options`` as Format.parse_options gives them.
+
+        ``parent``: what the image is to name as its parent; ``base`` is that parent, open, or None
+        where the user asked not to look at it. ``name``: the file name of the image, for formats
+        that name their own files.
+        """
         raise UnsupportedFeature("images of this format cannot be made")
+
+    def locate_parent(self, ref: ParentRef, folders: Sequence[str]) -> str | None:
+        """The path of the file that ``ref`` means, for formats that name a parent by an identifier.
+
+        ``ref``: as this format's layers and `inspect` give it. ``folders``: where may be looked,
+        the image's own first; nothing outside of them, nor below them, is. None where the format
+        names its parents by path, or no file is the one. Raises ChainError where several are.
+        """
+        return None
 
     def check(self, storage: Storage, *, companions: Companions, repair: str = "") -> CheckReport:
         """Check the metadata. ``repair``: "", "leaks" or "all" (then storage is writable)."""

@@ -11,10 +11,10 @@ import os
 from typing import Final
 
 from vmimg import storage as storages
-from vmimg.disk.layer import Layer, ParentRef
+from vmimg.disk.layer import UNNAMED, Layer, ParentRef
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
-from vmimg.errors import ChainError, OptionError, StorageError, UnsafeImage
+from vmimg.errors import ChainError, OptionError, StorageError, UnsafeImage, VmimgError
 from vmimg.formats.descriptor import Format
 from vmimg.formats.detect import identify
 from vmimg.formats.driver import Companions
@@ -116,16 +116,22 @@ class Chain:
                     f"{layer.name}: the chain of images has more than "
                     f"{self._policy.max_depth} layers"
                 )
-            parent, format = self.parent(storage, layer.parent)
-            storage = parent
+            storage, format = self.parent(storage, layer.parent)
+            child = layer
             layer = self._layer(storage, format, writable=False, snapshot=None)
             layers.append(layer)
+            reason = child.parent_mismatch(layer)
+            if reason is not None and not self._policy.allow_changed:
+                raise ChainError(
+                    f"{child.name}: its parent {layer.name} {reason}; reading it would mix two "
+                    "disks. Pass --allow-changed-parent if you know better"
+                )
         return layers
 
     def parent(self, child: Storage, ref: ParentRef) -> tuple[Storage, Format]:
         """The parent that ``child`` names, open for reading, and its format as declared."""
         # Everything that can be refused without opening anything is refused first.
-        path = self._resolve(child, ref.path, "backing file")
+        named, path = self._locate(child, ref)
         declared = ref.format or self._policy.parent_format
         if declared is None:
             raise ChainError(
@@ -138,7 +144,51 @@ class Chain:
             raise ChainError(
                 f"{child.name}: the format of its backing file '{ref.path}': {error}"
             ) from None
-        return self._open(child, path, ref.path, "backing file", writable=False), format
+        return self._open(child, path, named, "backing file", writable=False), format
+
+    def _locate(self, child: Storage, ref: ParentRef) -> tuple[str, str]:
+        """(as named in ``child``, path) of the parent: the first candidate that the policy takes
+        and that exists. Where none does, what is wrong with the first is said.
+        """
+        if ref.format is not None and ref.path.startswith(UNNAMED):
+            found = self._search(child, ref)
+            return found, self._resolve(child, found, "backing file")
+        refusal: VmimgError | None = None
+        missing: tuple[str, str] | None = None
+        for named in (ref.path, *ref.alternatives):
+            try:
+                path = self._resolve(child, named, "backing file")
+            except (ChainError, UnsafeImage) as error:
+                refusal = refusal or error
+                continue
+            # A child may bear its parent's name, in another directory.
+            if named != ref.path and path in self._names:
+                continue
+            if os.path.exists(path):
+                return named, path
+            missing = missing or (named, path)
+        if missing is not None and (refusal is None or missing[0] == ref.path):
+            return missing
+        assert refusal is not None
+        raise refusal
+
+    def _search(self, child: Storage, ref: ParentRef) -> str:
+        """The file that ``ref``, which knows only an identifier, means."""
+        assert ref.format is not None
+        if child.identity() is None or not os.path.exists(child.name):
+            folders = list[str]()
+        else:
+            folders = [os.path.dirname(os.path.realpath(child.name))]
+        folders += [os.fspath(folder) for folder in self._policy.allowed]
+        found = find(ref.format).driver().locate_parent(ref, folders)
+        if found is None:
+            raise ChainError(
+                f"{child.name}: its parent is the {ref.format} image {ref.path}, and no file "
+                "beside it is that; pass --allow-dir with the directory that holds it"
+            )
+        if folders and os.path.dirname(found) == folders[0]:
+            return os.path.basename(found)  # as people know it: beside the child
+        return found
 
     def close(self) -> None:
         """Close every file that was opened."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from vmimg.codecs import find_level
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
+from vmimg.disk.views import RangeLayer
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import Writer
@@ -23,17 +24,20 @@ from vmimg.formats.opening import open_disk
 from vmimg.storage.output import OutputSet
 from vmimg.transfer.engine import Progress
 from vmimg.transfer.filling import Filling
-from vmimg.transfer.imaging import FileSink, Imaging, Sink, check_room
+from vmimg.transfer.imaging import Imaging, Sink
 from vmimg.transfer.sources import open_source
 from vmimg.transfer.streaming import OrderedSink, Rehearsal
 from vmimg.transfer.targets import (
-    beside,
+    add_outputs,
+    check_alignment,
     choose_format,
     is_device,
+    lay_out,
     open_parent,
     parent_ref,
     refuse_own_files,
 )
+from vmimg.units import align_up
 
 __all__ = ["ConvertResult", "convert"]
 
@@ -43,11 +47,13 @@ _DEFAULT_POLICY = ParentPolicy()
 @dataclass(frozen=True, slots=True)
 class ConvertResult:
     """What convert did. Sizes in bytes; ``data_bytes`` is what was written of the guest's,
-    ``file_size`` the size of the target (None for an image that was there before).
+    ``file_size`` the size of the target with all its files (None for an image that was there
+    before). ``virtual_size`` is above ``source_size`` only where alignment was asked for.
     """
 
     source_format: str
     format: str
+    source_size: int
     virtual_size: int
     data_bytes: int
     file_size: int | None
@@ -66,6 +72,7 @@ def convert(
     backing: str | None = None,
     backing_format: str | None = None,
     sparse: int = 4096,
+    align: int = 512,
     existing: bool = False,
     target_is_zero: bool = False,
     snapshot: str | None = None,
@@ -82,7 +89,8 @@ def convert(
     from its extension where None. ``options``: creation options of that format. ``compress`` with
     ``level`` "fast", "default" or "best". ``backing`` and ``backing_format``: make an overlay that
     holds only what differs from that image. ``sparse``: the smallest run of zeros, in bytes, that
-    becomes a hole; 0 stores them all. ``existing``: write into an image that is there,
+    becomes a hole; 0 stores them all. ``align``: the virtual size is rounded up to a multiple of
+    this, with zeros. ``existing``: write into an image that is there,
     whose format ``format`` names; ``target_is_zero`` says that it reads as zeros. ``snapshot``: an
     internal snapshot of the source. ``threads``: 0 for one per processor; the result is the same
     for any number. ``replace``: an existing file may be replaced, at the end. ``share``: take no
@@ -94,9 +102,12 @@ def convert(
     """
     began = time.monotonic()
     path = os.fspath(target)
-    effort = find_level(level) if compress else None
+    effort = find_level(level)
     if sparse and (sparse < 512 or sparse & (sparse - 1)):
         raise OptionError(f"the sparse size is 0 or a power of two from 512, not {sparse}")
+    check_alignment(align)
+    if align > 512 and existing:
+        raise OptionError("an image that is there already keeps its size: it takes no --align")
     with ExitStack() as stack:
         if isinstance(source, Disk):
             disk = source
@@ -112,6 +123,9 @@ def convert(
                 )
             )
         refuse_own_files(disk, path)
+        source_format, source_size = disk.format, disk.size
+        if disk.size % align:
+            disk = Disk([RangeLayer(disk, 0, align_up(disk.size, align))])
         if existing or (format == "raw" and is_device(path)):
             if compress or backing is not None or options:
                 raise OptionError("an image that is there already takes no -c, -B or -o")
@@ -124,33 +138,40 @@ def convert(
         else:
             found = choose_format(path, format)
             given = dict(options or {})
-            parent = parent_ref(given, backing, backing_format)
+            parent = parent_ref(found, given, backing, backing_format)
             base = None
             if parent is not None:
                 base = stack.enter_context(open_parent(path, parent, policy, share=share))
             parsed = found.parse_options(given)
-            if compress and not found.capabilities.compression:
-                raise OptionError(f"{found.name} images cannot be compressed")
 
-            def lay_out() -> Writer:
-                writer = found.driver().writer(disk.size, parsed, parent=parent)
-                if writer.any_block_size and sparse:
-                    writer.block_size = sparse
-                return writer
+            def make_writer() -> Writer:
+                return lay_out(
+                    found,
+                    disk.size,
+                    parsed,
+                    path=path,
+                    parent=parent,
+                    base=base,
+                    sparse=sparse,
+                    compress=compress,
+                )
 
             def image(writer: Writer, sink: Sink, watch: Progress | None) -> Imaging:
-                work = Imaging(disk, writer, sink, base=base, sparse=sparse > 0, level=effort)
+                wanted = effort if compress or writer.compressed_only else None
+                work = Imaging(disk, writer, sink, base=base, sparse=sparse, level=wanted)
                 work.write(threads=threads, progress=watch)
                 return work
 
             if path == "-":
-                work = _to_stream(lay_out, image, progress)
+                work = _to_stream(make_writer, image, progress)
             else:
-                work = _to_file(lay_out(), image, progress, path, replace)
-            made, data_bytes, file_size = found.name, work.data_bytes, work.file_size
+                work = _to_file(make_writer(), image, progress, path, replace)
+            made, data_bytes = found.name, work.data_bytes
+            file_size = work.file_size + sum(work.companion_sizes)
     return ConvertResult(
-        source_format=disk.format,
+        source_format=source_format,
         format=made,
+        source_size=source_size,
         virtual_size=disk.size,
         data_bytes=data_bytes,
         file_size=file_size,
@@ -165,22 +186,25 @@ def _to_file(
     writer: Writer, image: _Image, progress: Progress | None, path: str, replace: bool
 ) -> Imaging:
     with OutputSet() as outputs:
-        data = None
-        if writer.data_file is not None:
-            data = outputs.add(beside(path, writer.data_file), replace=replace)
-        target = outputs.add(path, replace=replace)
-        work = image(writer, FileSink(target, data), progress)
-        check_room(target, work.file_size)
+        sink = add_outputs(outputs, writer, path, replace=replace)
+        work = image(writer, sink, progress)
+        sink.check_room()
     return work
 
 
-def _to_stream(lay_out: Callable[[], Writer], image: _Image, progress: Progress | None) -> Imaging:
+def _to_stream(
+    make_writer: Callable[[], Writer], image: _Image, progress: Progress | None
+) -> Imaging:
     from vmimg.storage.stream import StreamSink
 
-    writer = lay_out()
-    if writer.data_file is not None:
-        raise OptionError("an image with a data file is two files and cannot be streamed")
+    writer = make_writer()
+    if writer.companions:
+        names = ", ".join(companion.name for companion in writer.companions[:3])
+        raise OptionError(
+            f"an image with these options is several files (besides it {names}) and cannot be "
+            "streamed"
+        )
     stream, rehearsal = StreamSink(), Rehearsal()
     if writer.late_metadata:
-        image(lay_out(), rehearsal, None)
+        image(make_writer(), rehearsal, None)
     return image(writer, OrderedSink(stream, stream.name, rehearsal.late), progress)

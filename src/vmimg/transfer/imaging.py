@@ -1,15 +1,19 @@
 """Imaging: the stages that turn a disk into a new image file, through a format's Writer.
 
-Load reads a window, drops blocks of zeros (and, above a backing file, blocks that are the same
-there) and compresses; commit asks the writer where the rest goes, and moves it. Where to is a
-Sink: a file that can be written anywhere, a stream that cannot (`vmimg.transfer.streaming`), or
-nothing, to measure. Knows no format.
+The layout follows from what the disk reads as, and from nothing else: not from the number of
+threads, nor from what the source says of its zeros. Load reads a window, drops units of zeros (and,
+above a backing file, those that are the same there) and compresses; commit asks the writer where
+the rest goes, and moves it. Where to is a Sink: a file that can be written anywhere, a stream that
+cannot (`vmimg.transfer.streaming`), or nothing, to measure. Knows no format.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,28 +29,38 @@ from vmimg.storage.base import Buffer, Storage
 from vmimg.transfer.engine import Progress, Window, run
 from vmimg.transfer.windows import cell_size, data_spans, union, windows
 from vmimg.transfer.zeros import nonzero_blocks, runs
-from vmimg.units import MIB, align_up
+from vmimg.units import MIB, align_down, align_up
 
-__all__ = ["FileSink", "Imaging", "NoSink", "Piece", "Sink", "check_room"]
+__all__ = ["FileSink", "Imaging", "NoSink", "Piece", "Sink"]
 
 # Blocks reserved at a time when the whole disk is preallocated.
 _RESERVE_BLOCKS = 1 << 16
 _ZEROS = bytes(4 * MIB)
+# Metadata that may wait for the guest data beside it.
+_METADATA_BYTES = 4 * MIB
 
-Blocks = NDArray[np.int64]
+# Blocks up to this size are written whole: the holes in them are not worth a piece of their own.
+_SMALL_BLOCK = 64 << 10
+# Windows larger than this are worked on by one thread.
+_LARGE_CELL = 4 * MIB
+
+Numbers = NDArray[np.int64]
+"""Of blocks or units, and addresses: int64[n]."""
 
 
 @dataclass(slots=True)
 class Piece:
-    """Bytes for one contiguous stretch of the container; ``guest`` tells data from metadata."""
+    """Bytes for one contiguous stretch of the container (see Writer on addresses)."""
 
     offset: int
     parts: list[Buffer]
-    guest: bool
 
 
 class Sink(Protocol):
     """Where an image goes. Called by one thread at a time, in the order of the layout."""
+
+    sparse: bool
+    """What is never written reads as zeros."""
 
     def accept(self, pieces: list[Piece], settled: int) -> None:
         """Take these pieces; below ``settled`` only late metadata will come from now on.
@@ -57,72 +71,114 @@ class Sink(Protocol):
     def reserve(self, offset: int, length: int, how: str) -> None:
         """Preallocate ``length`` bytes of guest data: ``how`` is "falloc" or "full"."""
 
-    def finish(self, file_size: int, data_size: int) -> None:
-        """All is said: make the container (and an external data file) as large as it shall be."""
+    def finish(self, file_size: int, companion_sizes: Sequence[int]) -> None:
+        """All is said: make the image, and its companions, as large as they shall be."""
 
 
 class NoSink:
     """Takes everything and moves nothing: for measuring."""
 
+    sparse = True
+
     def accept(self, pieces: list[Piece], settled: int) -> None:
         pass
 
     def reserve(self, offset: int, length: int, how: str) -> None:
         pass
 
-    def finish(self, file_size: int, data_size: int) -> None:
+    def finish(self, file_size: int, companion_sizes: Sequence[int]) -> None:
         pass
 
 
 class FileSink(NoSink):
-    """Writes to ``image``, guest data to ``data`` where that is another file."""
+    """Writes to ``image`` and its ``companions``: each file with the address of its first byte."""
 
-    def __init__(self, image: Storage, data: Storage | None = None) -> None:
-        self._image = image
-        self._data = data if data is not None else image
+    def __init__(self, image: Storage, companions: Sequence[tuple[int, Storage]] = ()) -> None:
+        self._files = [image, *(storage for _, storage in companions)]
+        self._starts = [0, *(start for start, _ in companions)]
+        self._sizes: tuple[int, ...] = ()
+        self.sparse = not any(getattr(file, "is_device", False) for file in self._files)
 
     def accept(self, pieces: list[Piece], settled: int) -> None:
-        for piece in pieces:
-            storage = self._data if piece.guest else self._image
-            if len(piece.parts) == 1:
-                storage.write(piece.offset, piece.parts[0])
-            else:
-                storage.write_all(piece.offset, piece.parts)
+        for offset, parts in _joined(pieces):
+            for storage, position, own in self._split(offset, parts):
+                if len(own) == 1:
+                    storage.write(position, own[0])
+                else:
+                    storage.write_all(position, own)
 
     def reserve(self, offset: int, length: int, how: str) -> None:
-        if how == "falloc":
-            self._data.allocate(offset, length)
-            return
-        for start in range(0, length, len(_ZEROS)):
-            count = min(len(_ZEROS), length - start)
-            self._data.write(offset + start, memoryview(_ZEROS)[:count])
+        while length:
+            storage, position, room = self._locate(offset)
+            count = min(length, room)
+            if how == "falloc":
+                storage.allocate(position, count)
+            else:
+                for start in range(0, count, len(_ZEROS)):
+                    part = memoryview(_ZEROS)[: min(len(_ZEROS), count - start)]
+                    storage.write(position + start, part)
+            offset, length = offset + count, length - count
 
-    def finish(self, file_size: int, data_size: int) -> None:
-        self._image.resize(file_size)
-        if self._data is not self._image:
-            self._data.resize(data_size)
+    def finish(self, file_size: int, companion_sizes: Sequence[int]) -> None:
+        self._sizes = (file_size, *companion_sizes)
+        for storage, size in zip(self._files, self._sizes, strict=True):
+            storage.resize(size)
+
+    def check_room(self) -> None:
+        """Raise StorageError when a device, which cannot grow, turned out to be too small."""
+        for storage, size in zip(self._files, self._sizes, strict=True):
+            if getattr(storage, "is_device", False) and size > storage.size:
+                raise StorageError(
+                    f"{storage.name}: the device has {storage.size} bytes, the image needs {size}"
+                )
+
+    def _locate(self, address: int) -> tuple[Storage, int, int]:
+        """(file, position in it, bytes from there to where the next file begins)."""
+        number = bisect_right(self._starts, address) - 1
+        end = self._starts[number + 1] if number + 1 < len(self._starts) else sys.maxsize
+        return self._files[number], address - self._starts[number], end - address
+
+    def _split(
+        self, address: int, parts: list[Buffer]
+    ) -> Iterator[tuple[Storage, int, list[Buffer]]]:
+        """``parts``, which may go on from one file to the next, file by file."""
+        storage, position, room = self._locate(address)
+        if sum(map(len, parts)) <= room:
+            yield storage, position, parts
+            return
+        for part in parts:
+            view = memoryview(part)
+            while len(view):
+                storage, position, room = self._locate(address)
+                count = min(len(view), room)
+                yield storage, position, [view[:count]]
+                view, address = view[count:], address + count
 
 
 @dataclass(slots=True)
 class _Loaded:
-    """What a window holds: ``view`` is the window in whole blocks, the first of them ``first``."""
+    """What a window holds: ``view`` is the window in whole units, the first of them ``first``.
+
+    ``units`` have data; ``zeros`` are to hide the parent's.
+    """
 
     first: int
     count: int
     view: memoryview
-    blocks: Blocks
-    zeros: Blocks
+    units: Numbers
+    zeros: Numbers
     packed: list[Buffer | None]
-    """Compressed data for each of ``blocks``, None for one that does not shrink; empty when nothing
+    """What is stored of each of ``units``, None for one that does not shrink; empty when nothing
     is to be compressed."""
 
 
 class Imaging:
     """One image being made: the engine's Stages, and `write` that drives them.
 
-    ``base``: the disk that the new image stands above. ``sparse`` False stores zeros like
-    everything else: the image is fully allocated. ``level`` is None, or how hard to compress. After
-    `write`: ``data_bytes`` of the guest were placed, and the image has ``file_size`` bytes.
+    ``base``: the disk that the new image stands above. ``sparse``: the smallest run of zeros, in
+    bytes, that is left out; 0 stores zeros like everything else, and the image is fully allocated.
+    ``level`` is None, or how hard to compress. After `write`: ``data_bytes`` of the guest were
+    placed, and the image has ``file_size`` bytes, its companions ``companion_sizes``.
     """
 
     def __init__(
@@ -132,9 +188,11 @@ class Imaging:
         sink: Sink,
         *,
         base: Disk | None = None,
-        sparse: bool = True,
+        sparse: int = 4096,
         level: Level | None = None,
     ) -> None:
+        if writer.compressed_only and level is None:
+            level = "default"
         self._source = source
         self._writer = writer
         self._sink = sink
@@ -143,39 +201,51 @@ class Imaging:
         self._level = level
         self._codec = writer.codec if level is not None else None
         self._block = writer.block_size
+        self._unit = self._unit_size()
+        """Bytes that are looked at, left out or written by themselves: a block, or a part of a
+        large one."""
+        self._cell = cell_size(self._unit)
+        self._open = (-1, 0)
+        """The last block that was placed and its place: more of its units may come."""
+        self._settled = 0
+        """What the sink was told last."""
         self._reserved = 0
         """With preallocation: the first block that was neither placed nor reserved."""
         self.data_bytes = 0
         self.file_size = 0
+        self.companion_sizes: tuple[int, ...] = ()
 
     def write(self, *, threads: int = 0, progress: Progress | None = None) -> None:
         """Make the image. Raises what reading, the writer and the sink raise."""
         size = self._source.size
+        if self._cell > _LARGE_CELL:
+            threads = 1  # each thread has buffers of this size
         run(
-            windows(self._spans(), self._block, size),
+            windows(self._spans(), self._unit, size),
             self,
-            buffer_size=cell_size(self._block),
+            buffer_size=self._cell,
             total=size,
             threads=threads,
             progress=progress,
         )
         pieces = list(self._reserve_to(-(-size // self._block)))
-        pieces += [Piece(offset, [data], guest=False) for offset, data in self._writer.finish()]
+        pieces += self._metadata(self._writer.finish())
         self.file_size = self._writer.file_size
+        self.companion_sizes = self._writer.companion_sizes
         self._sink.accept(pieces, self.file_size)
-        self._sink.finish(self.file_size, size)
+        self._sink.finish(self.file_size, self.companion_sizes)
 
     # The engine's stages
 
     def load(self, window: Window, buffer: memoryview) -> _Loaded:
-        block = self._block
+        unit = self._unit
         length = window.end - window.start
-        view = buffer[: align_up(length, block)]
+        view = buffer[: align_up(length, unit)]
         self._source.read_into(window.start, view[:length])
         if length < len(view):
             np.frombuffer(view[length:], np.uint8)[:] = 0
-        first, count = window.start // block, len(view) // block
-        full = nonzero_blocks(view, block) if self._sparse else np.ones(count, np.bool_)
+        first, count = window.start // unit, len(view) // unit
+        full = nonzero_blocks(view, unit) if self._sparse else np.ones(count, np.bool_)
         zeros = np.zeros(0, np.int64)
         if self._base is not None:
             differs = self._differs(window, view)
@@ -184,28 +254,64 @@ class Imaging:
                 full &= differs
             else:
                 full = differs
-        blocks = first + np.flatnonzero(full)
-        return _Loaded(first, count, view, blocks, zeros, self._compress(view, first, blocks))
+        units = first + np.flatnonzero(full)
+        return _Loaded(first, count, view, units, zeros, self._compress(view, first, units))
 
     def commit(self, window: Window, loaded: _Loaded) -> None:
-        pieces = list(self._reserve_to(loaded.first))
+        if not len(loaded.units) and not len(loaded.zeros):
+            return  # so that the layout does not tell zeros from holes
+        unit, block = self._unit, self._block
+        cell = align_down(window.start, self._cell)
+        pieces = self._drained(cell // block)
+        pieces += self._reserve_to(cell // block)
         if loaded.packed:
             pieces += self._place_packed(loaded)
-        elif len(loaded.blocks):
-            offsets = self._writer.place(loaded.blocks)
-            rows = loaded.blocks - loaded.first
-            pieces += _gather(loaded.view, rows, offsets, self._block, self._writer.data_limit)
+        elif len(loaded.units):
+            offsets = self._place(loaded.units)
+            rows = loaded.units - loaded.first
+            pieces += _gather(loaded.view, rows, offsets, unit, self._writer.data_limit)
         if len(loaded.zeros):
             self._writer.place_zeros(loaded.zeros)
-        end = loaded.first + loaded.count
-        if self._writer.preallocation != "off":
-            taken = np.concatenate((loaded.blocks, loaded.zeros))
-            left = np.setdiff1d(np.arange(loaded.first, end, dtype=np.int64), taken)
-            self._reserve(left)
-            self._reserved = end
-        pieces += self._drained(end)
-        self.data_bytes += len(loaded.blocks) * self._block
-        self._sink.accept(pieces, self._writer.settled)
+        if self._writer.preallocation != "off":  # units are blocks then
+            taken = np.concatenate((loaded.units, loaded.zeros))
+            last = min(cell + self._cell, align_up(self._source.size, block)) // block
+            self._reserve(np.setdiff1d(np.arange(cell // block, last, dtype=np.int64), taken))
+            self._reserved = last
+        self.data_bytes += len(loaded.units) * unit
+        end = (loaded.first + loaded.count) * unit
+        settled = self._writer.settled
+        number, place = self._open
+        if number * block < end < (number + 1) * block:
+            settled = min(settled, place + end - number * block)
+        self._settled = settled
+        self._sink.accept(pieces, settled)
+
+    def _unit_size(self) -> int:
+        """A block, where it is small or must be whole; else what zeros are looked for in."""
+        whole = (
+            self._codec is not None
+            or self._base is not None
+            or self._writer.preallocation != "off"
+            or not self._sink.sparse
+        )
+        if whole or self._block <= _SMALL_BLOCK:
+            return self._block
+        unit = math.gcd(self._block, self._sparse or _LARGE_CELL)
+        return unit if unit >= 4096 else self._block
+
+    def _place(self, units: Numbers) -> Numbers:
+        """Addresses for the data of ``units``: int64[n]."""
+        if self._unit == self._block:
+            return self._writer.place(units)
+        per_block = self._block // self._unit
+        blocks, rows = np.unique(units // per_block, return_inverse=True)
+        places = np.empty(len(blocks), np.int64)
+        begun = int(blocks[0] == self._open[0])
+        places[:begun] = self._open[1]
+        if begun < len(blocks):
+            places[begun:] = self._writer.place(blocks[begun:])
+        self._open = (int(blocks[-1]), int(places[-1]))
+        return np.asarray(places[rows] + units % per_block * self._unit)
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """What has to be looked at: the data of the source, and above a base that of both."""
@@ -230,22 +336,25 @@ class Imaging:
         if inside:
             self._base.read_into(window.start, below[:inside])
         words = (np.frombuffer(view, np.uint64) != np.frombuffer(below, np.uint64)).reshape(
-            -1, self._block // 8
+            -1, self._unit // 8
         )
         return np.asarray(words.any(axis=1))
 
-    def _compress(self, view: memoryview, first: int, blocks: Blocks) -> list[Buffer | None]:
+    def _compress(self, view: memoryview, first: int, blocks: Numbers) -> list[Buffer | None]:
         if self._codec is None or self._level is None:
             return []
         block, packed = self._block, list[Buffer | None]()
-        for number in (blocks - first).tolist():
-            data = self._codec.compress(view[number * block : (number + 1) * block], self._level)
-            packed.append(data if len(data) < block else None)
+        writer = self._writer
+        for number in blocks.tolist():
+            start = (number - first) * block
+            data = self._codec.compress(view[start : start + block], self._level)
+            small = len(data) < block or writer.compressed_only
+            packed.append(writer.frame(number, data) if small else None)
         return packed
 
     def _place_packed(self, loaded: _Loaded) -> list[Piece]:
         block, pieces = self._block, list[Piece]()
-        for number, data in zip(loaded.blocks.tolist(), loaded.packed, strict=True):
+        for number, data in zip(loaded.units.tolist(), loaded.packed, strict=True):
             part: Buffer
             if data is not None:
                 part, offset = data, self._writer.place_compressed(number, len(data))
@@ -257,7 +366,7 @@ class Imaging:
             if last is not None and last.offset + sum(map(len, last.parts)) == offset:
                 last.parts.append(part)
             else:
-                pieces.append(Piece(offset, [part], guest=True))
+                pieces.append(Piece(offset, [part]))
         return pieces
 
     def _reserve_to(self, end: int) -> Iterator[Piece]:
@@ -270,23 +379,51 @@ class Imaging:
             self._reserved = stop
             yield from self._drained(stop)
 
-    def _reserve(self, blocks: Blocks) -> None:
+    def _reserve(self, blocks: Numbers) -> None:
         if not len(blocks):
             return
         offsets = self._writer.reserve(blocks)
         if self._writer.preallocation in ("falloc", "full"):
             for low, high in runs(offsets, self._block):
                 length = (high - low) * self._block
-                if self._writer.data_file is not None:  # guest offsets: do not reach past the disk
-                    length = min(length, self._source.size - int(offsets[low]))
+                if self._writer.data_limit is not None:
+                    length = min(length, self._writer.data_limit - int(offsets[low]))
                 self._sink.reserve(int(offsets[low]), length, self._writer.preallocation)
 
     def _drained(self, done: int) -> list[Piece]:
-        return [Piece(offset, [data], guest=False) for offset, data in self._writer.drain(done)]
+        return self._metadata(self._writer.drain(done))
+
+    def _metadata(self, parts: Iterator[tuple[int, bytes]]) -> list[Piece]:
+        """Metadata to be sent. Tables may be large: what is more than a little is sent at once."""
+        pieces, size = list[Piece](), 0
+        for offset, data in parts:
+            pieces.append(Piece(offset, [data]))
+            size += len(data)
+            if size >= _METADATA_BYTES:
+                self._sink.accept(pieces, self._settled)
+                pieces, size = [], 0
+        return pieces
+
+
+def _joined(pieces: list[Piece]) -> Iterator[tuple[int, list[Buffer]]]:
+    """(address, parts) in ascending order; what is adjacent goes out by one call."""
+    held: tuple[int, list[Buffer]] | None = None
+    end = 0
+    for piece in sorted(pieces, key=lambda piece: piece.offset):
+        if held is not None and end == piece.offset:
+            held[1].extend(piece.parts)
+        else:
+            if held is not None:
+                yield held
+            held = (piece.offset, list(piece.parts))
+            end = piece.offset
+        end += sum(map(len, piece.parts))
+    if held is not None:
+        yield held
 
 
 def _gather(
-    view: memoryview, rows: Blocks, offsets: Blocks, block: int, limit: int | None
+    view: memoryview, rows: Numbers, offsets: Numbers, block: int, limit: int | None
 ) -> list[Piece]:
     """Blocks ``rows`` of ``view`` that go to ``offsets``, as a piece per stretch of the file."""
     pieces = []
@@ -296,7 +433,7 @@ def _gather(
             view[int(rows[low + a]) * block : (int(rows[low + b - 1]) + 1) * block]
             for a, b in inside
         ]
-        pieces.append(Piece(int(offsets[low]), parts, guest=True))
+        pieces.append(Piece(int(offsets[low]), parts))
     if limit is not None and pieces and int(offsets[-1]) + block > limit:
         last = pieces[-1].parts
         last[-1] = last[-1][: len(last[-1]) - (int(offsets[-1]) + block - limit)]
@@ -305,11 +442,3 @@ def _gather(
 
 def _same_chain(source: Disk, base: Disk) -> bool:
     return os.path.realpath(source.layers[1].name) == os.path.realpath(base.top.name)
-
-
-def check_room(storage: Storage, needed: int) -> None:
-    """Raise StorageError when a device, which cannot grow, is too small."""
-    if getattr(storage, "is_device", False) and needed > storage.size:
-        raise StorageError(
-            f"{storage.name}: the device has {storage.size} bytes, the image needs {needed}"
-        )

@@ -19,6 +19,7 @@ from vmimg.formats.registry import find
 from vmimg.transfer.engine import Progress
 from vmimg.transfer.imaging import Imaging, NoSink
 from vmimg.transfer.sources import open_source
+from vmimg.transfer.targets import lay_out
 from vmimg.transfer.windows import data_spans
 
 __all__ = ["MeasureResult", "measure"]
@@ -30,8 +31,8 @@ _BATCH = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class MeasureResult:
-    """Bytes. ``required``: of the file that convert makes. ``fully_allocated``: of one in which
-    every block was written.
+    """Bytes of all files of an image. ``required``: of the one that convert makes.
+    ``fully_allocated``: of one in which every block was written.
     """
 
     required: int
@@ -80,15 +81,15 @@ def measure(
         )
     try:
         given = found.parse_options(options or {})
-        writer = found.driver().writer(disk.size, given)
+        writer = lay_out(found, disk.size, given, path="-", compress=compress)
         fully_allocated = writer.full_size()
         if estimate and writer.preallocation == "off":
             required = _laid_out(writer, data_spans(disk.spans()))
         else:
-            effort = find_level(level) if compress else None
+            effort = find_level(level) if compress or writer.compressed_only else None
             work = Imaging(disk, writer, NoSink(), level=effort)
             work.write(threads=threads, progress=progress)
-            required = work.file_size
+            required = work.file_size + sum(work.companion_sizes)
         return MeasureResult(required, fully_allocated)
     finally:
         if owned:
@@ -108,4 +109,4 @@ def _laid_out(writer: Writer, spans: Iterable[tuple[int, int]]) -> int:
                 pass
     for _ in writer.finish():
         pass
-    return writer.file_size
+    return writer.file_size + sum(writer.companion_sizes)

@@ -9,6 +9,7 @@ windows and the same coders give the same layout, and the stream equals the file
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from typing import Protocol
 
 from vmimg.errors import StorageError
@@ -77,7 +78,7 @@ class OrderedSink(NoSink):
         # What waits on belongs to buffers that are about to be reused.
         self._waiting = [(o, n, [bytes(p) for p in parts]) for o, n, parts in self._waiting]
 
-    def finish(self, file_size: int, data_size: int) -> None:
+    def finish(self, file_size: int, companion_sizes: Sequence[int]) -> None:
         self._fill(file_size)
 
     def _push(self, offset: int, parts: list[Buffer]) -> None:

@@ -1,5 +1,5 @@
-"""What convert, create and measure have in common: formats by name or extension, parents, own
-files.
+"""What convert, create and measure have in common: formats by name or extension, layouts, parents,
+own files.
 
 Imports formats and below.
 """
@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from vmimg.disk.layer import ParentRef
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import Format, OptionValue
+from vmimg.formats.driver import Writer
 from vmimg.formats.opening import open_disk
 from vmimg.formats.registry import by_extension, find
+from vmimg.storage.output import OutputSet
+from vmimg.transfer.imaging import FileSink
+from vmimg.units import format_exact
 
 __all__ = [
+    "add_outputs",
     "beside",
+    "check_alignment",
+    "check_size",
     "choose_format",
     "is_device",
+    "lay_out",
     "open_parent",
     "parent_ref",
     "refuse_own_files",
@@ -42,11 +50,76 @@ def choose_format(path: str, name: str | None) -> Format:
     return found
 
 
+def check_alignment(align: int) -> None:
+    """Raise OptionError where virtual sizes cannot be multiples of ``align`` bytes."""
+    if align < 512 or align % 512:
+        raise OptionError(f"a virtual size is aligned to a multiple of 512 bytes, not to {align}")
+
+
+def check_size(format: Format, size: int) -> None:
+    """Raise OptionError when ``format`` holds no disk of ``size`` bytes, naming one that does."""
+    limits = format.limits
+    if size > limits.max_size:
+        hint = f"; {limits.larger} holds more" if limits.larger else ""
+        raise OptionError(
+            f"{format.name} holds {format_exact(limits.max_size)} at most, not "
+            f"{format_exact(size)}{hint}"
+        )
+
+
+def lay_out(
+    format: Format,
+    size: int,
+    options: Mapping[str, OptionValue],
+    *,
+    path: str,
+    parent: ParentRef | None = None,
+    base: Disk | None = None,
+    sparse: int = 4096,
+    compress: bool = False,
+) -> Writer:
+    """The writer of a new image at ``path`` ("-" for a stream); ``options`` are parsed.
+
+    Raises OptionError for what the format cannot do.
+    """
+    check_size(format, size)
+    if compress and not format.capabilities.compression:
+        raise OptionError(f"{format.name} images cannot be compressed")
+    if parent is not None and not format.capabilities.parent:
+        raise OptionError(f"a {format.name} image cannot have a backing file")
+    writer = format.driver().writer(
+        size,
+        options,
+        parent=parent,
+        base=base.top if base is not None else None,
+        name="disk" if path == "-" else os.path.basename(path),
+    )
+    if compress and writer.codec is None:
+        raise OptionError(
+            f"{format.name} images with these options cannot be compressed; see -o help"
+        )
+    if writer.any_block_size and sparse:
+        writer.block_size = sparse
+    return writer
+
+
+def add_outputs(outputs: OutputSet, writer: Writer, path: str, *, replace: bool) -> FileSink:
+    """The files of a new image at ``path``: its companions first, for they are referred to."""
+    companions = [
+        (companion.start, outputs.add(beside(path, companion.name), replace=replace))
+        for companion in writer.companions
+    ]
+    return FileSink(outputs.add(path, replace=replace), companions)
+
+
 def parent_ref(
-    options: MutableMapping[str, OptionValue], backing: str | None, backing_format: str | None
+    found: Format,
+    options: MutableMapping[str, OptionValue],
+    backing: str | None,
+    backing_format: str | None,
 ) -> ParentRef | None:
-    """The parent that a new image shall name, from -B and -F or from the options of the same
-    meaning.
+    """The parent that a new image of format ``found`` shall name, from -B and -F or from the
+    options of the same meaning.
 
     Takes ``backing_file`` and ``backing_fmt`` out of ``options``.
     """
@@ -57,10 +130,16 @@ def parent_ref(
         if format is not None:
             raise OptionError("a backing format was given, but no backing file")
         return None
+    only = found.capabilities.parent_format
+    if only and format is None:
+        format = only
     if format is None:
         # An undeclared format would be guessed by the next reader, from bytes that a guest wrote.
         raise OptionError("a backing file needs its format: pass -F (qemu-img's rule, too)")
-    return ParentRef(str(path), find(str(format)).name)
+    name = find(str(format)).name
+    if only and name != only:
+        raise OptionError(f"the backing file of a {found.name} image is {only}, not {name}")
+    return ParentRef(str(path), name)
 
 
 def open_parent(

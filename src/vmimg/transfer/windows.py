@@ -24,7 +24,7 @@ _CELL = 4 * MIB
 
 def cell_size(block_size: int) -> int:
     """Bytes of a cell of the grid: a multiple of ``block_size``."""
-    return max(_CELL, block_size)
+    return max(1, _CELL // block_size) * block_size
 
 
 def data_spans(spans: Iterable[Span]) -> Iterator[tuple[int, int]]:

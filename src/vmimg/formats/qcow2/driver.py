@@ -83,6 +83,8 @@ class Qcow2Driver(Driver):
         options: Mapping[str, OptionValue],
         *,
         parent: ParentRef | None = None,
+        base: Layer | None = None,
+        name: str = "disk",
     ) -> Writer:
         from vmimg.formats.qcow2.writer import Qcow2Writer
 

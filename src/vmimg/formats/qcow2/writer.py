@@ -22,7 +22,7 @@ from vmimg.codecs import codec
 from vmimg.disk.layer import ParentRef
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
-from vmimg.formats.driver import Writer
+from vmimg.formats.driver import Companion, Writer
 from vmimg.formats.qcow2 import structures as s
 from vmimg.formats.qcow2.header import Extension, Qcow2Header, pack_header
 from vmimg.formats.qcow2.refcounts import pack_refcounts
@@ -35,6 +35,9 @@ __all__ = ["Qcow2Writer", "new_header"]
 _OPEN_WINDOW: Final = 4 * MIB
 # With clusters smaller than this the feature name table would crowd out a backing file name.
 _FEATURE_TABLE_CLUSTER: Final = 4096
+
+# Where the data file begins in the row of addresses: behind the largest image and virtual disk.
+_DATA_START: Final = 1 << 62
 
 _ALL_ALLOCATED = np.uint64(0xFFFF_FFFF)
 _ALL_ZERO = np.uint64(0xFFFF_FFFF << 32)
@@ -52,8 +55,9 @@ class Qcow2Writer(Writer):
         self.block_size = self._header.cluster_size
         self.preallocation = str(options["preallocation"])
         if self._header.external_data:
-            self.data_file = self._header.data_file
-            self.data_limit = size
+            assert self._header.data_file is not None
+            self.companions = (Companion(self._header.data_file, _DATA_START),)
+            self.data_limit = _DATA_START + size
             if self._header.data_file_raw and self.preallocation == "off":
                 # Only when every cluster is mapped does the data file stay a valid raw image
                 # whatever is written later; QEMU forces the same.
@@ -150,21 +154,28 @@ class Qcow2Writer(Writer):
         header, cluster = self._header, self.block_size
         blocks = 0 if header.external_data else -(-header.size // cluster)
         used = 1 + blocks + header.l1_needed + max(1, -(-header.l1_size * 8 // cluster))
-        return (used + sum(self._refcount_room(used))) * cluster
+        data = header.size if header.external_data else 0
+        return (used + sum(self._refcount_room(used))) * cluster + data
 
     @property
     def file_size(self) -> int:
         return self._file_size
 
+    @property
+    def companion_sizes(self) -> tuple[int, ...]:
+        return (self._header.size,) if self.companions else ()
+
     def _place(self, blocks: NDArray[np.int64], bitmap: np.uint64) -> NDArray[np.int64]:
         cluster = self.block_size
         if self._header.external_data:
             offsets = blocks * cluster
+            start = _DATA_START
         else:
             first = self._allocate(len(blocks))
             offsets = first + np.arange(len(blocks), dtype=np.int64) * cluster
+            start = 0
         self._assign(blocks, offsets.astype(np.uint64) | _COPIED, bitmap)
-        return offsets
+        return offsets + start
 
     def _assign(
         self, blocks: NDArray[np.int64], entries: NDArray[np.uint64], bitmap: np.uint64

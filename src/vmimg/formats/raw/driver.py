@@ -64,6 +64,8 @@ class RawDriver(Driver):
         options: Mapping[str, OptionValue],
         *,
         parent: ParentRef | None = None,
+        base: Layer | None = None,
+        name: str = "disk",
     ) -> RawWriter:
         if parent is not None:
             raise OptionError("a raw image cannot have a backing file")
