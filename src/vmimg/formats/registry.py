@@ -17,12 +17,15 @@ from vmimg.errors import OptionError
 from vmimg.formats.descriptor import Format
 from vmimg.formats.qcow2 import QCOW2
 from vmimg.formats.raw import RAW
+from vmimg.formats.vdi import VDI
 
 __all__ = ["FORMATS", "all_formats", "by_extension", "find"]
 
 _GROUP: Final = "vmimg.formats"
 
-FORMATS: Mapping[str, Format] = MappingProxyType({format.name: format for format in (RAW, QCOW2)})
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {format.name: format for format in (RAW, QCOW2, VDI)}
+)
 """The formats that come with vmimg, by name."""
 
 
