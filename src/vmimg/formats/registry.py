@@ -19,13 +19,14 @@ from vmimg.formats.qcow2 import QCOW2
 from vmimg.formats.raw import RAW
 from vmimg.formats.vdi import VDI
 from vmimg.formats.vhd import VHD
+from vmimg.formats.vhdx import VHDX
 
 __all__ = ["FORMATS", "all_formats", "by_extension", "find"]
 
 _GROUP: Final = "vmimg.formats"
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {format.name: format for format in (RAW, QCOW2, VHD, VDI)}
+    {format.name: format for format in (RAW, QCOW2, VHD, VHDX, VDI)}
 )
 """The formats that come with vmimg, by name."""
 
