@@ -20,13 +20,14 @@ from vmimg.formats.raw import RAW
 from vmimg.formats.vdi import VDI
 from vmimg.formats.vhd import VHD
 from vmimg.formats.vhdx import VHDX
+from vmimg.formats.vmdk import VMDK
 
 __all__ = ["FORMATS", "all_formats", "by_extension", "find"]
 
 _GROUP: Final = "vmimg.formats"
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {format.name: format for format in (RAW, QCOW2, VHD, VHDX, VDI)}
+    {format.name: format for format in (RAW, QCOW2, VMDK, VHD, VHDX, VDI)}
 )
 """The formats that come with vmimg, by name."""
 

@@ -472,13 +472,7 @@ VOLUME_MAGICS: Final = (
 # writes a reader for one of them takes its row out: the format then claims the file before raw
 # does.
 WRAPPER_MAGICS: Final = (
-    (0, b"KDMV", "a VMDK image"),
-    (0, b"COWD", "a VMDK image"),
-    (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
-    (0, b"vhdxfile", "a VHDX image"),
-    (0, b"conectix", "a VHD image"),
-    (-512, b"conectix", "a VHD image"),
-    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
+    (-512, b"conectix", "a VHD image whose footer is damaged"),
     (0, b"QED\0", "a QED image"),
     (0, b"WithoutFreeSpace", "a Parallels image"),
     (0, b"WithouFreSpacExt", "a Parallels image"),
