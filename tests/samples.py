@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-__all__ = ["awkward_disk", "write_sparse"]
+__all__ = ["awkward_disk", "border_disk", "write_sparse"]
 
 _WORDS = b"the quick brown fox jumps over the lazy dog; pack my box with five dozen liquor jugs. "
 
@@ -46,3 +46,22 @@ def write_sparse(path: Path, content: bytes, block: int = 4096) -> Path:
                 file.seek(start)
                 file.write(piece)
     return path
+
+
+def border_disk(size: int, seed: int = 3, step: int = 64 << 10) -> bytes:
+    """``size`` bytes with data in the first and the last sector, at both sides of every multiple of
+    ``step`` (so of every larger block as well), and two long runs of zeros: one from a block's
+    middle to another's, one of whole blocks.
+    """
+    noise = random.Random(seed)
+    disk = bytearray(size)
+    for border in range(step, size, step):
+        for offset in (border - 512, border):
+            piece = (_WORDS if noise.random() < 0.7 else noise.randbytes(512))[: size - offset]
+            disk[offset : offset + len(piece)] = piece
+    middle = size // 2 // step * step
+    disk[middle : middle + size // 4] = bytes(size // 4)
+    disk[step * 3 // 2 : step * 20] = bytes(step * 20 - step * 3 // 2)
+    disk[:512] = b"first sector".ljust(512, b"\1")
+    disk[size - 512 :] = b"last sector".ljust(512, b"\2")
+    return bytes(disk)

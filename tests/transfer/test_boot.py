@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import peers
+from kinds import qemu_name
 from linux import Alpine
 from vmimg.transfer.compare import compare
 from vmimg.transfer.convert import convert
@@ -21,12 +22,21 @@ PATIENCE = 300
 TARGETS: list[tuple[str, dict[str, Any]]] = [
     ("raw", {}),
     ("qcow2", {}),
+    ("vmdk", {}),
+    ("vhd", {}),
+    ("vhdx", {}),
+    ("vdi", {}),
 ]
 MORE_TARGETS: list[tuple[str, dict[str, Any]]] = [
     ("qcow2", {"compress": True}),
     ("qcow2", {"compress": True, "options": {"compression_type": "zstd"}}),
     ("qcow2", {"options": {"extended_l2": True, "cluster_size": 1 << 20}}),
     ("qcow2", {"options": {"compat": "0.10"}}),
+    ("vmdk", {"options": {"subformat": "streamOptimized"}}),
+    ("vmdk", {"options": {"subformat": "twoGbMaxExtentSparse"}}),
+    ("vhd", {"options": {"subformat": "fixed"}}),
+    ("vhdx", {"options": {"subformat": "fixed"}}),
+    ("vdi", {"options": {"subformat": "fixed"}}),
 ]
 
 
@@ -37,7 +47,7 @@ def boots(alpine: Alpine, image: Path, format: str, log: Path) -> bool:
         *("qemu-system-x86_64", "-M", "pc", "-cpu", "max", "-m", "256", "-display", "none"),
         *("-monitor", "none", "-serial", f"file:{log}", "-no-reboot", "-nic", "none"),
         *("-kernel", alpine.kernel, "-initrd", alpine.initrd, "-append", alpine.append),
-        *("-drive", f"file={image},format={format},if=virtio,snapshot=on"),
+        *("-drive", f"file={image},format={qemu_name(format)},if=virtio,snapshot=on"),
     ]
     machine = subprocess.Popen(list(map(os.fspath, command)), stderr=subprocess.PIPE)
     try:
@@ -69,7 +79,7 @@ def test_alpine_boots(alpine: Alpine, tmp_path: Path, format: str, how: dict[str
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE + 120)
 @pytest.mark.parametrize(("format", "how"), MORE_TARGETS, ids=str)
-def test_alpine_boots_from_other_kinds_of_qcow2(
+def test_alpine_boots_from_other_kinds(
     alpine: Alpine, tmp_path: Path, format: str, how: dict[str, Any]
 ) -> None:
     convert_and_boot(alpine, tmp_path, format, how)
