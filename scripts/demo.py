@@ -27,6 +27,11 @@ TARGETS = (
     ("qcow2, plain", "alpine-plain.qcow2", ()),
     ("qcow2, zlib", "alpine-zlib.qcow2", ("-c",)),
     ("qcow2, zstd", "alpine-zstd.qcow2", ("-c", "-o", "compression_type=zstd")),
+    ("VMDK", "alpine.vmdk", ()),
+    ("VMDK, streamOptimized", "alpine-stream.vmdk", ("-o", "subformat=streamOptimized")),
+    ("VHD", "alpine.vhd", ()),
+    ("VHDX", "alpine.vhdx", ()),
+    ("VDI", "alpine.vdi", ()),
 )
 
 

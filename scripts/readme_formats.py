@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from vmimg.formats import FORMATS, Format
-from vmimg.units import format_size
+from vmimg.units import format_exact
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -28,7 +28,16 @@ def main() -> int:
 def table() -> str:
     """The registry as a Markdown table, one line for each format."""
     head = (
-        *("format", "`-O`", "extensions", "read", "write in place", "create", "convert to"),
+        *(
+            "format",
+            "`-O`",
+            "extensions",
+            "kinds",
+            "read",
+            "write in place",
+            "create",
+            "convert to",
+        ),
         *("parents", "check", "snapshots", "compression", "largest disk", "blocks"),
     )
     lines = [head, ("---",) * len(head), *(row(format) for format in FORMATS.values())]
@@ -48,6 +57,7 @@ def row(format: Format) -> tuple[str, ...]:
         format.title,
         ", ".join(f"`{name}`" for name in (format.name, *format.aliases)),
         ", ".join(f"`{extension}`" for extension in format.extensions),
+        ", ".join(format.subformats) or _NO,
         yes(can.read),
         yes(can.write),
         yes(can.create),
@@ -68,7 +78,7 @@ def yes(capability: bool) -> str:
 
 def short_size(size: int) -> str:
     """A size for people: 2^63 - 1, the largest that a file offset can say, is 8 EiB to them."""
-    return format_size(size + 1 if size % 2 else size).replace(".0 ", " ")
+    return format_exact(size + 1 if size % 2 else size)
 
 
 def update(name: str, text: str, *, check: bool) -> int:

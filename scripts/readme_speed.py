@@ -47,8 +47,8 @@ def row(figures: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         figures["case"],
         f"{figures['vmimg_s']:.2f} s",
-        f"{figures['peer_s']:.2f} s",
-        f"{figures['ratio']:.2f}",
+        "" if figures["peer_s"] is None else f"{figures['peer_s']:.2f} s",
+        "" if figures["ratio"] is None else f"{figures['ratio']:.2f}",
         size,
         figures["target"],
         f"{figures['vmimg_mib_rss']:.0f} MiB",
