@@ -477,15 +477,14 @@ def test_a_blank_disk_is_called_blank_whatever_its_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.peer("qemu-img")
-@pytest.mark.parametrize("format", ["vmdk", "vhdx", "vpc", "vdi", "qed", "parallels"])
+@pytest.mark.parametrize("format", ["qed", "parallels"])
 def test_an_image_that_cannot_be_read_yet_is_not_passed_off_as_a_disk(
     tmp_path: Path, format: str
 ) -> None:
     image = tmp_path / "image"
     peers.run("qemu-img", "create", "-q", "-f", format, image, "8M")
     info = image_info(image)[0]
-    if info.image.format != "raw":
-        pytest.skip(f"{format} has a reader by now")
+    assert info.image.format == "raw"
     assert any("is not read as such" in note for note in info.image.notes)
 
 
