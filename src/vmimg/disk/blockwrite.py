@@ -20,7 +20,6 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from vmimg.disk.blockmap import COMPRESSED, BlockLayer, Blocks
 from vmimg.disk.extent import Kind
+from vmimg.disk.runs import runs
 from vmimg.errors import FormatError, StorageError
 from vmimg.storage.base import Buffer
 from vmimg.units import align_down, align_up
@@ -248,7 +248,7 @@ class WritableBlockLayer(BlockLayer):
     ) -> None:
         """Write [low, high), which ``pieces`` make up, to the places of the blocks at ``base``."""
         size = self.block_size
-        for index, stop in _adjacent(places, size):
+        for index, stop in runs(places, size):
             run_start = base + index * size
             start, end = max(low, run_start), min(high, base + stop * size)
             self._put(int(places[index]) + start - run_start, start, end, pieces)
@@ -346,7 +346,7 @@ class WritableBlockLayer(BlockLayer):
         steps = np.arange(kinds.shape[1], dtype=np.int64) * unit
         places = (before.offsets[:, None] + steps).reshape(-1)[covered]
         places = places[kinds.reshape(-1)[covered] == _DATA]
-        for index, stop in _adjacent(places, unit):
+        for index, stop in runs(places, unit):
             place = int(places[index])
             self.data.zero(place, min((stop - index) * unit, max(0, self.data.size - place)))
 
@@ -481,16 +481,6 @@ class _Gate:
             with self._turn:
                 self._closed = False
                 self._turn.notify_all()
-
-
-def _adjacent(places: NDArray[np.int64], size: int) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) of runs of places that lie ``size`` apart."""
-    if len(places) == 1:
-        yield 0, 1
-    elif len(places):
-        breaks = np.flatnonzero(places[1:] != places[:-1] + size) + 1
-        edges = [0, *breaks.tolist(), len(places)]
-        yield from pairwise(edges)
 
 
 def _true_runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

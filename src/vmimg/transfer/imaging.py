@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from vmimg.codecs import Level
 from vmimg.disk.extent import Kind
+from vmimg.disk.runs import runs
 from vmimg.disk.stack import Disk
 from vmimg.errors import StorageError
 from vmimg.formats.driver import Writer
 from vmimg.storage.base import Buffer, Storage
 from vmimg.transfer.engine import Progress, Window, run
 from vmimg.transfer.windows import cell_size, data_spans, union, windows
-from vmimg.transfer.zeros import nonzero_blocks, runs
+from vmimg.transfer.zeros import nonzero_blocks
 from vmimg.units import MIB, align_down, align_up
 
 __all__ = ["FileSink", "Imaging", "NoSink", "Piece", "Sink"]

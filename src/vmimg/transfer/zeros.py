@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["nonzero_blocks", "runs"]
+__all__ = ["nonzero_blocks"]
 
 # Words looked at before a whole block is: real data shows itself in the first few samples.
 _SAMPLES = 8
@@ -26,14 +24,3 @@ def nonzero_blocks(buffer: memoryview, block: int) -> NDArray[np.bool_]:
     if len(doubtful):
         full[doubtful] = np.bitwise_or.reduce(words[doubtful], axis=1) != 0
     return full
-
-
-def runs(values: NDArray[np.int64], step: int = 1) -> list[tuple[int, int]]:
-    """(first, last + 1) indices of stretches of ``values`` in which each is ``step`` above the
-    last.
-    """
-    if not len(values):
-        return []
-    edges = np.flatnonzero(values[1:] != values[:-1] + step) + 1
-    bounds = [0, *edges.tolist(), len(values)]
-    return list(pairwise(bounds))

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from vmimg.disk.blockmap import Blocks
 from vmimg.disk.blockwrite import Update, WritableBlockLayer
 from vmimg.disk.extent import Kind
+from vmimg.disk.runs import runs
 from vmimg.errors import FormatError, StorageError, UnsupportedFeature
 from vmimg.formats.vmdk import structures as s
 from vmimg.formats.vmdk.header import SparseHeader
@@ -291,8 +292,10 @@ class WritableSparseLayer(SparseLayer, WritableBlockLayer):
         unlinked, self._unlinked, self._unlinked_count = self._unlinked, [], 0
         for places, discard in unlinked:
             if discard:
-                for start, stop in _adjacent(np.sort(places), self.block_size):
-                    stop = min(stop, self.data.size)
+                places = np.sort(places)
+                for low, high in runs(places, self.block_size):
+                    start = int(places[low])
+                    stop = min(int(places[high - 1]) + self.block_size, self.data.size)
                     if start < stop:
                         self.data.discard(start, stop - start)
             if len(self._free) < _FREE:
@@ -337,11 +340,3 @@ def _groups(keys: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     edges = [0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)]
     for low, high in pairwise(edges):
         yield int(keys[low]), low, high
-
-
-def _adjacent(places: NDArray[np.int64], size: int) -> Iterator[tuple[int, int]]:
-    """(start, end) in bytes of runs of places that lie ``size`` apart."""
-    edges = [0, *(np.flatnonzero(np.diff(places) != size) + 1).tolist(), len(places)]
-    for low, high in pairwise(edges):
-        if low < high:
-            yield int(places[low]), int(places[high - 1]) + size
