@@ -357,3 +357,17 @@ def test_bits_of_new_blocks_are_set_for_what_was_written_only() -> None:
     place = int(layer.lookup(0, 1).offsets[0])
     assert storage.read(place - 512, 2) == bytes([0b00011001, 0])
     layer.close()
+
+
+def test_a_parent_file_that_was_written_to_since_is_refused(tmp_path: Path) -> None:
+    base, child = tmp_path / "base.vhd", tmp_path / "child.vhd"
+    create(base, 4 << 20, format="vhd")
+    made = os.stat(base).st_mtime
+    create(child, format="vhd", backing="base.vhd")
+    for later in (-3600, 0, 1):  # restored from a backup; untouched; as coarse as FAT's clock
+        os.utime(base, (made + later, made + later))
+        open_disk(child).close()
+    os.utime(base, (made + 3600, made + 3600))
+    with pytest.raises(ChainError, match=r"written to since.*--allow-changed-parent"):
+        open_disk(child)
+    open_disk(child, policy=ParentPolicy(allow_changed=True)).close()
