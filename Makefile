@@ -16,9 +16,10 @@ PIP := $(BIN)/python -m pip install --quiet
 STAMPS := $(VENV)/stamps
 
 # Programs that nobody here wrote, which the tests check against (tests/peers.py names them too).
-PEERS := qemu-utils qemu-system-x86 e2fsprogs dosfstools gdisk xorriso p7zip-full|7zip \
+PEERS := qemu-utils qemu-block-extra qemu-system-x86 e2fsprogs dosfstools gdisk p7zip-full|7zip \
+         xorriso genisoimage udftools dmg2img cloop-utils ploop mtools \
          util-linux cryptsetup-bin xfsprogs btrfs-progs ntfs-3g exfatprogs f2fs-tools squashfs-tools \
-         xz-utils zstd bzip2 gzip
+         coreutils xz-utils zstd bzip2 gzip lz4 lzop
 # What compiling a Python binding takes.
 COMPILER := gcc libc6-dev python3-dev
 
@@ -41,12 +42,17 @@ $(STAMPS)/images: $(STAMPS)/base
 	@$(PIP) --no-deps --group images
 	@touch $@
 
-$(STAMPS)/test: $(STAMPS)/base
+# The optional dependencies: what is tested, and what type checkers look into.
+$(STAMPS)/extras: $(STAMPS)/base
+	@$(PIP) --editable '.[all]'
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/extras
 	@echo 'Installing what the tests need'
 	@$(PIP) --group test
 	@touch $@
 
-$(STAMPS)/lint: $(STAMPS)/base
+$(STAMPS)/lint: $(STAMPS)/extras
 	@echo 'Installing the linters'
 	@$(PIP) --group lint
 	@touch $@
@@ -71,11 +77,11 @@ demo: $(STAMPS)/base $(STAMPS)/images  ## Convert a real Linux image every way a
 
 .PHONY: test
 test: $(STAMPS)/test $(STAMPS)/images $(STAMPS)/peers programs  ## Run the tests (PYTEST_ARGS="-k qcow2")
-	$(BIN)/python -m pytest -n auto -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: $(STAMPS)/test $(STAMPS)/images $(STAMPS)/peers programs  ## Run the slow tests as well
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(STAMPS)/lint  ## Check style, types and the direction of imports
@@ -90,7 +96,7 @@ format: $(STAMPS)/lint  ## Put the code in shape
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(STAMPS)/base programs  ## Measure against qemu-img (BENCH_ARGS="--json FILE --quick")
+bench: $(STAMPS)/extras programs  ## Measure against qemu-img (BENCH_ARGS="--json FILE --quick")
 	$(BIN)/python scripts/bench.py --vmimg $(BIN)/vmimg $(BENCH_ARGS)
 
 .PHONY: readme

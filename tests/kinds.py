@@ -11,16 +11,24 @@ from typing import Any
 
 from vmimg.formats.registry import FORMATS
 
-__all__ = ["KINDS", "Kind", "qemu_name"]
+__all__ = ["KINDS", "Kind", "qemu_name", "qemu_view"]
 
 _QEMU_NAMES = {
     "raw": "raw",
     "qcow2": "qcow2",
+    "qcow": "qcow",
     "vmdk": "vmdk",
     "vhd": "vpc",
     "vhdx": "vhdx",
     "vdi": "vdi",
+    "dmg": "dmg",
+    "parallels": "parallels",
+    "qed": "qed",
+    "luks": "luks",
+    "cloop": "cloop",
 }
+# QEMU has nothing for LZMA; for the other two it has modules that Debian does not build.
+_NOT_QEMU = ("UDBZ", "ULFO", "ULMO")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,8 @@ class Kind:
 def _kinds() -> list[Kind]:
     kinds = []
     for format in FORMATS.values():
-        if not format.capabilities.create:
+        # What is made with random keys is never the same twice: it has tests of its own.
+        if not format.capabilities.create or format.capabilities.encryption == "always":
             continue
         choices = [option.choices for option in format.options if option.name == "subformat"]
         if choices:
@@ -62,3 +71,14 @@ KINDS = _kinds()
 def qemu_name(format: str) -> str | None:
     """What qemu-img calls it; None where it does not know the format."""
     return _QEMU_NAMES.get(format)
+
+
+def qemu_view(kind: Kind, image: Path) -> tuple[str, Path] | None:
+    """What qemu-img calls the format of ``image``, and the file that it is given: where the image
+    is a directory, the one in it that has the disk. None where qemu-img does not know the format.
+    """
+    name = qemu_name(kind.format) if kind.subformat not in _NOT_QEMU else None
+    if name is None or not image.is_dir():
+        return None if name is None else (name, image)
+    (file,) = (path for path in image.iterdir() if path.suffix != ".xml")
+    return "raw" if kind.subformat == "plain-bundle" else name, file

@@ -11,6 +11,7 @@ __all__ = [
     "FormatError",
     "InUseError",
     "Interrupted",
+    "LockedImage",
     "OptionError",
     "StorageError",
     "UnsafeImage",
@@ -33,6 +34,10 @@ class UnsupportedFeature(VmimgError):
 
 class UnsafeImage(VmimgError):
     """A policy refused what an image asks its reader to do; the message says what allows it."""
+
+
+class LockedImage(VmimgError):
+    """The image is encrypted, and no key was given or it is not the right one."""
 
 
 class ChainError(VmimgError):

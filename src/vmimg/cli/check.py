@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vmimg.cli.human import echo, json_text, paint, printable
+from vmimg.cli.keys import key_option, passphrases
 from vmimg.cli.options import (
     PATH,
     chain_options,
@@ -53,6 +54,7 @@ _NOT_SUPPORTED = 63
 @output_option
 @quiet_option
 @share_option
+@key_option
 @chain_options
 @ignored("-T")
 @click.argument("file", type=PATH)
@@ -62,6 +64,7 @@ def command(
     output: str,
     quiet: bool,
     share: bool,
+    key_file: str | None,
     allow_dirs: tuple[str, ...],
     backing_format: str | None,
     file: str,
@@ -76,6 +79,7 @@ def command(
             repair=repair or "",
             share=share,
             policy=parent_policy(allow_dirs, backing_format),
+            keys=passphrases(key_file),
         )
     except NothingToCheck as error:
         raise CommandError(str(error), _NOT_SUPPORTED) from error

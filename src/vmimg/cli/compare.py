@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vmimg.cli.human import echo, paint
+from vmimg.cli.keys import key_option, passphrases
 from vmimg.cli.options import (
     FORMAT,
     PATH,
@@ -39,6 +40,7 @@ __all__ = ["command"]
 @progress_options
 @threads_option
 @share_option
+@key_option
 @chain_options
 @ignored("-T")
 @click.argument("a", type=PATH)
@@ -52,6 +54,7 @@ def command(
     quiet: bool,
     threads: int,
     share: bool,
+    key_file: str | None,
     allow_dirs: tuple[str, ...],
     backing_format: str | None,
     a: str,
@@ -74,6 +77,7 @@ def command(
             strict=strict,
             share=share,
             policy=parent_policy(allow_dirs, backing_format),
+            keys=passphrases(key_file),
             threads=threads,
             progress=progress.callback,
         )

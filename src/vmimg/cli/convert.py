@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vmimg.cli.human import bold, echo, printable
+from vmimg.cli.keys import key_option, passphrases, target_key_option, target_passphrases
 from vmimg.cli.options import (
     FORMAT,
     PATH,
@@ -93,6 +94,8 @@ _LABEL = 24
 @threads_option
 @share_option
 @force_option
+@key_option
+@target_key_option
 @chain_options
 @ignored("-t", "-T", "-m", "--cache")
 @ignored("-W", "-C", value=False)
@@ -116,6 +119,8 @@ def command(
     threads: int,
     share: bool,
     force: bool,
+    key_file: str | None,
+    target_key_file: str | None,
     allow_dirs: tuple[str, ...],
     backing_format: str | None,
     files: tuple[str, ...],
@@ -162,6 +167,8 @@ def command(
             replace=force,
             share=share,
             policy=parent_policy(allow_dirs, backing_format),
+            keys=passphrases(key_file),
+            target_keys=target_passphrases(target_key_file, key_file, new=not existing),
             progress=progress.callback,
         )
     if result.virtual_size != result.source_size and not quiet:

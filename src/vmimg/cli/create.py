@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vmimg.cli.human import bold, echo, exact_size, printable
+from vmimg.cli.keys import key_option, passphrases
 from vmimg.cli.options import (
     FORMAT,
     PATH,
@@ -53,6 +54,7 @@ __all__ = ["command"]
 @align_option
 @quiet_option
 @force_option
+@key_option
 @chain_options
 @click.argument("arguments", nargs=-1, type=PATH, metavar="FILE [SIZE]")
 def command(
@@ -64,6 +66,7 @@ def command(
     align: int,
     quiet: bool,
     force: bool,
+    key_file: str | None,
     allow_dirs: tuple[str, ...],
     backing_format: str | None,
     arguments: tuple[str, ...],
@@ -102,6 +105,7 @@ def command(
         align=align,
         replace=force,
         policy=parent_policy(allow_dirs, backing_format),
+        keys=passphrases(key_file, new=True),
     )
     if not quiet:
         if size is not None and align > 512 and size != made:

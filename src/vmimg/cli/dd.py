@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from vmimg.cli.keys import key_option, passphrases
 from vmimg.cli.options import (
     FORMAT,
     chain_options,
@@ -40,6 +41,7 @@ _OPERANDS = ("if", "of", "bs", "count", "skip")
 )
 @share_option
 @force_option
+@key_option
 @chain_options
 @click.argument("operands", nargs=-1, metavar="if=SRC of=DST [bs=SIZE] [count=N] [skip=N]")
 def command(
@@ -47,6 +49,7 @@ def command(
     target_fmt: str | None,
     share: bool,
     force: bool,
+    key_file: str | None,
     allow_dirs: tuple[str, ...],
     backing_format: str | None,
     operands: tuple[str, ...],
@@ -82,4 +85,5 @@ def command(
         replace=force,
         share=share,
         policy=parent_policy(allow_dirs, backing_format),
+        keys=passphrases(key_file),
     )

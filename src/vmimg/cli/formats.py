@@ -50,6 +50,8 @@ def _abilities(format: Format) -> Iterator[str]:
         yield f"{can.snapshots} snapshots"
     if can.compression:
         yield f"compression ({', '.join(can.compression)})"
+    if can.encryption:
+        yield "decrypt" if can.encryption == "read" else "encryption"
 
 
 def _as_json(format: Format) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def _as_json(format: Format) -> dict[str, Any]:
             "backing-files": can.parent,
             "snapshots": can.snapshots,
             "compression": list(can.compression),
+            "encryption": can.encryption,
         },
         "max-size": limits.max_size,
         "block-sizes": list(limits.block_sizes) if limits.block_sizes else None,

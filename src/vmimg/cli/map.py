@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vmimg.cli.human import bold, dim, echo, paint, printable
+from vmimg.cli.keys import given_passphrases, key_option
 from vmimg.cli.options import (
     PATH,
     SIZE,
@@ -43,6 +44,7 @@ __all__ = ["command"]
 @click.option("-l", "--max-length", type=SIZE, metavar="SIZE", help="Show no more than this.")
 @output_option
 @share_option
+@key_option
 @chain_options
 @click.argument("file", type=PATH)
 def command(
@@ -51,6 +53,7 @@ def command(
     max_length: int | None,
     output: str,
     share: bool,
+    key_file: str | None,
     allow_dirs: tuple[str, ...],
     backing_format: str | None,
     file: str,
@@ -62,7 +65,11 @@ def command(
     from vmimg.formats.opening import open_disk
 
     policy = parent_policy(allow_dirs, backing_format)
-    with open_disk(file, format=source_format, policy=policy, share=share) as disk:
+    # Where the tables are not encrypted as well, no key is needed.
+    keys = given_passphrases(key_file)
+    with open_disk(
+        file, format=source_format, policy=policy, share=share, keys=keys, sealed=keys is None
+    ) as disk:
         start = min(start_offset, disk.size)
         end = disk.size if max_length is None else min(start + max_length, disk.size)
         rows = _rows(disk, start, end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vmimg.cli.human import echo, exact_size, fields, json_text
+from vmimg.cli.keys import key_option, passphrases
 from vmimg.cli.options import (
     FORMAT,
     PATH,
@@ -60,6 +61,7 @@ __all__ = ["command"]
 @threads_option
 @output_option
 @share_option
+@key_option
 @chain_options
 @click.argument("source", type=PATH, metavar="SRC", required=False)
 def command(
@@ -74,6 +76,7 @@ def command(
     threads: int,
     output: str,
     share: bool,
+    key_file: str | None,
     allow_dirs: tuple[str, ...],
     backing_format: str | None,
     source: str | None,
@@ -105,6 +108,7 @@ def command(
         estimate=estimate,
         share=share,
         policy=parent_policy(allow_dirs, backing_format),
+        keys=passphrases(key_file),
         threads=threads,
     )
     if output == "json":

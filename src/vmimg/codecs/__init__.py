@@ -21,7 +21,11 @@ Level = Literal["fast", "default", "best"]
 LEVELS: Final[tuple[Level, ...]] = ("fast", "default", "best")
 
 CODECS: Final = {
+    "adc": ("vmimg.codecs.adc", "Adc"),
+    "bzip2": ("vmimg.codecs.bzip2", "Bzip2"),
     "deflate": ("vmimg.codecs.deflate", "Deflate"),
+    "lzfse": ("vmimg.codecs.lzfse", "Lzfse"),
+    "lzma": ("vmimg.codecs.lzma", "Lzma"),
     "zlib": ("vmimg.codecs.zlib", "Zlib"),
     "zstd": ("vmimg.codecs.zstd", "Zstd"),
 }

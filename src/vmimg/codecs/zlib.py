@@ -91,11 +91,16 @@ class Zlib(Codec):
 
 def _decompress_slowly(data: Buffer, size: int) -> bytes:
     """What zlib makes of a stream that libdeflate refuses: one with more behind its end, or that
-    holds more than fits. What is there is given out, as other readers do.
+    holds more than fits. What is there is given out, as other readers do; not so where the checksum
+    is wrong, which zlib sees only when it is asked for what follows.
     """
     import zlib
 
     try:
-        return zlib.decompressobj().decompress(data, size) if size else b""
+        decoder = zlib.decompressobj()
+        block = decoder.decompress(data, size) if size else b""
+        if not decoder.eof:
+            decoder.decompress(decoder.unconsumed_tail, 1)
+        return block
     except zlib.error as error:
         raise FormatError(f"the compressed data is corrupt ({error})") from None

@@ -3,7 +3,8 @@
 The virtual disk is cut into equal blocks (clusters, grains) and a table says where each block lies.
 A format gives the block size and one vectorised look-up; this class turns it into coalesced
 extents, reads and writes. A format that keeps state inside a block (qcow2 subclusters, sector
-bitmaps of VHD and VHDX) sets ``unit_size`` below ``block_size`` and answers `refine` as well.
+bitmaps of VHD and VHDX) sets ``unit_size`` below ``block_size`` and answers `refine` as well. One
+whose data is encrypted sets ``cipher``.
 
 Nothing here runs once per block in Python except the decompression of compressed blocks: decisions
 are made on arrays, data moves in runs.
@@ -21,10 +22,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vmimg.disk.extent import Extent, Kind
-from vmimg.disk.layer import Layer, Span
+from vmimg.disk.crypt import DataCipher
+from vmimg.disk.extent import Extent, Kind, Span, joined, joined_spans
+from vmimg.disk.layer import Layer
 from vmimg.errors import FormatError
 from vmimg.storage.base import Buffer, Storage
+from vmimg.units import align_up
 
 __all__ = ["COMPRESSED", "BlockLayer", "Blocks"]
 
@@ -35,8 +38,9 @@ COMPRESSED: Final = 3
 _MAP_WINDOW = 1 << 18
 # Compressed blocks fetched with one read: bounds the memory of a read and keeps requests large.
 _FETCH_BYTES = 4 << 20
-# Decompressed blocks kept for readers that ask for less than a block at a time.
+# Decompressed blocks kept for readers that ask for less than a block at a time; few of large ones.
 _DECODED_BLOCKS = 16
+_DECODED_BYTES = 64 << 20
 
 _ABSENT = int(Kind.ABSENT)
 _ZERO = int(Kind.ZERO)
@@ -79,6 +83,10 @@ class BlockLayer(Layer):
     """Bytes whose state is known separately; block_size unless the format refines."""
     data: Storage
     """Where block data lies: the image file itself, or an external data file."""
+    cipher: DataCipher | None = None
+    """How the data of DATA blocks is encrypted; None: it is not. Applied to whole sectors of its
+    granularity, wherever a read or write begins: so every place must be a multiple of that.
+    Compressed blocks are not encrypted: no format has both."""
 
     def __init__(self) -> None:
         self._decoded: OrderedDict[int, Buffer] = OrderedDict()
@@ -110,43 +118,30 @@ class BlockLayer(Layer):
         """Decompress one block: exactly block_size bytes, or FormatError."""
         raise NotImplementedError
 
+    def decode_block(self, data: memoryview, virtual: int) -> Buffer:
+        """The same where blocks are stored in several ways: that of virtual offset ``virtual``."""
+        return self.decode(data)
+
     # What the machine makes of it
 
     def map(self, start: int, end: int) -> Iterator[Extent]:
-        held: Extent | None = None
-        for extent in self._extents(start, end):
-            if held is not None and _continues(held, extent):
-                held = Extent(
-                    held.start, extent.end - held.start, held.kind, held.offset, held.compressed
-                )
-                continue
-            if held is not None:
-                yield held
-            held = extent
-        if held is not None:
-            yield held
+        return joined(self._extents(start, end))
 
     def spans(self, start: int, end: int) -> Iterator[Span]:
-        held: Span | None = None
+        return joined_spans(self._spans(start, end))
+
+    def _spans(self, start: int, end: int) -> Iterator[Span]:
         for position, until, blocks in self._windows(start, end):
             kinds = blocks.kinds
             if kinds.strides != (0,):  # a gap stays the one element that it is
                 kinds = np.minimum(kinds, _DATA)
             base = position // self.unit_size * self.unit_size
             for low, high, kind in _runs(kinds, None, self.unit_size):
-                piece = (
+                yield (
                     max(position, base + low * self.unit_size),
                     min(until, base + high * self.unit_size),
                     _PUBLIC_KIND[kind],
                 )
-                if held is not None and held[2] == piece[2]:
-                    held = (held[0], piece[1], held[2])
-                    continue
-                if held is not None:
-                    yield held
-                held = piece
-        if held is not None:
-            yield held
 
     def read_present(self, offset: int, buffer: memoryview) -> list[tuple[int, int]]:
         absent: list[tuple[int, int]] = []
@@ -205,14 +200,14 @@ class BlockLayer(Layer):
         return blocks if self.unit_size == self.block_size else self.refine(first, blocks)
 
     def _extents(self, start: int, end: int) -> Iterator[Extent]:
-        unit = self.unit_size
+        unit, plain = self.unit_size, self.cipher is None
         for position, until, blocks in self._windows(start, end):
             base = position // unit * unit
             for low, high, kind in _runs(blocks.kinds, blocks.offsets, unit):
                 run_start = base + low * unit
                 first, last = max(position, run_start), min(until, base + high * unit)
                 compressed = kind == COMPRESSED
-                offset = -1 if compressed else int(blocks.offsets[low])
+                offset = int(blocks.offsets[low]) if plain and not compressed else -1
                 yield Extent(
                     first,
                     last - first,
@@ -222,6 +217,22 @@ class BlockLayer(Layer):
                 )
 
     def _read_plain(self, place: int, virtual: int, part: memoryview) -> None:
+        if self.cipher is None:
+            self._read_stored(place, virtual, part)
+            return
+        grain = self.cipher.granularity
+        before = virtual % grain
+        if not before and not len(part) % grain:
+            self._read_stored(place, virtual, part)
+            self.cipher.decrypt(place, virtual, part)
+            return
+        whole = memoryview(bytearray(align_up(before + len(part), grain)))
+        self._read_stored(place - before, virtual - before, whole)
+        self.cipher.decrypt(place - before, virtual - before, whole)
+        part[:] = whole[before : before + len(part)]
+
+    def _read_stored(self, place: int, virtual: int, part: memoryview) -> None:
+        """Fill ``part`` with what the file has at ``place``."""
         beyond = place + len(part) - self.data.size
         if beyond > 0:
             # A writer may end its file inside the last block when nothing of the disk lies there.
@@ -279,7 +290,7 @@ class BlockLayer(Layer):
 
     def _decode_at(self, data: memoryview, virtual: int) -> Buffer:
         try:
-            return self.decode(data)
+            return self.decode_block(data, virtual)
         except FormatError as error:
             raise FormatError(
                 f"{self.name}: the compressed block of virtual offset {virtual} is damaged: {error}"
@@ -290,9 +301,10 @@ class BlockLayer(Layer):
             return self._decoded.get(place)
 
     def _remember(self, place: int, decoded: Buffer) -> None:
+        most = max(1, min(_DECODED_BLOCKS, _DECODED_BYTES // self.block_size))
         with self._decoded_lock:
             self._decoded[place] = decoded
-            while len(self._decoded) > _DECODED_BLOCKS:
+            while len(self._decoded) > most:
                 self._decoded.popitem(last=False)
 
     def _forget_decoded(self) -> None:
@@ -320,14 +332,6 @@ def _fetchable(blocks: Blocks, index: int, last: int) -> int:
     wanted = np.cumsum(blocks.lengths[index:last])
     poor = np.flatnonzero((reach > _FETCH_BYTES) | (reach > 2 * wanted + 4096))
     return index + (max(1, int(poor[0])) if len(poor) else last - index)
-
-
-def _continues(held: Extent, extent: Extent) -> bool:
-    if held.kind != extent.kind or held.compressed != extent.compressed:
-        return False
-    if held.offset is None or extent.offset is None:
-        return held.offset is extent.offset
-    return held.offset + held.length == extent.offset
 
 
 def _runs(

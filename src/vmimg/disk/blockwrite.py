@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -26,16 +26,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmimg.disk.blockmap import COMPRESSED, BlockLayer, Blocks
+from vmimg.disk.crypt import DataCipher
 from vmimg.disk.extent import Kind
 from vmimg.disk.runs import runs
-from vmimg.errors import FormatError, StorageError
-from vmimg.storage.base import Buffer
+from vmimg.errors import FormatError, LockedImage, StorageError
+from vmimg.storage.base import Buffer, Storage
 from vmimg.units import align_down, align_up
 
 __all__ = ["Update", "WritableBlockLayer"]
 
 # Units looked at in one step. Bounds the arrays of a long zero() and what one step makes dirty.
 _WINDOW_UNITS: Final = 1 << 16
+# Data is copied and encrypted in pieces of this size: a multiple of every granularity.
+_CRYPT_BYTES: Final = 1 << 20
 
 _ABSENT, _ZERO, _DATA = int(Kind.ABSENT), int(Kind.ZERO), int(Kind.DATA)
 
@@ -84,6 +87,7 @@ class WritableBlockLayer(BlockLayer):
         super().__init__()
         self._gate = _Gate()
         self._broken: BaseException | None = None
+        self._ended = False
 
     # What a format answers; all are called with the write lock held
 
@@ -118,6 +122,14 @@ class WritableBlockLayer(BlockLayer):
         """Make everything so far durable, in an order that leaves the file consistent at every
         point.
         """
+
+    def conclude(self) -> None:
+        """Called once, when the layer is closed and all is committed: mark the image clean."""
+
+    @property
+    def files(self) -> tuple[Storage, ...]:
+        """What must be durable for what was written to be so."""
+        return (self.data,)
 
     def own_places(self, blocks: Blocks) -> NDArray[np.int64]:
         """Where each block may be overwritten (int64[n], a new array), -1 where it needs a new
@@ -168,6 +180,8 @@ class WritableBlockLayer(BlockLayer):
 
     def _store(self, start: int, end: int, source: memoryview | None) -> None:
         """Put ``source`` (zeros if None) at [start, end), a step's worth."""
+        if self.cipher is not None:
+            self.cipher.require_key()  # before anything is allocated
         size, unit = self.block_size, self.unit_size
         first = start // size
         before, kinds = self._look(first, -(-end // size) - first)
@@ -175,7 +189,8 @@ class WritableBlockLayer(BlockLayer):
         places = self.own_places(before)
         fresh = places < 0
         if not fresh.any() and (kinds == _DATA).all():
-            self._put_at(places, base, start, end, [(start, end, source)])
+            low, high = align_down(start, self._grain), align_up(end, self._grain)
+            self._put_at(places, base, low, high, self._widened(low, start, end, high, source))
             return
         after = kinds.copy()
         after[after == COMPRESSED] = _DATA  # a compressed block is carried over whole
@@ -183,11 +198,7 @@ class WritableBlockLayer(BlockLayer):
 
         low = self._reach_down(start, bool(fresh[0]), before.kinds[0], kinds[0])
         high = self._reach_up(end, bool(fresh[-1]), before.kinds[-1], kinds[-1])
-        pieces: list[_Piece] = [(start, end, source)]
-        if low < start:
-            pieces.insert(0, (low, start, self._carry(low, start)))
-        if high > end:
-            pieces.append((end, high, self._carry(end, high)))
+        pieces = self._widened(low, start, end, high, source)
 
         numbers = np.arange(first, first + count, dtype=np.int64)
         new = bool(fresh.any())
@@ -203,6 +214,22 @@ class WritableBlockLayer(BlockLayer):
                 self.cancel(numbers[fresh], places[fresh])
             raise
 
+    @property
+    def _grain(self) -> int:
+        """What is written begins and ends on multiples of this."""
+        return 1 if self.cipher is None else self.cipher.granularity
+
+    def _widened(
+        self, low: int, start: int, end: int, high: int, source: memoryview | None
+    ) -> list[_Piece]:
+        """``source``, and in front of it and behind it what [low, high) holds already."""
+        pieces: list[_Piece] = [(start, end, source)]
+        if low < start:
+            pieces.insert(0, (low, start, self._carry(low, start)))
+        if high > end:
+            pieces.append((end, high, self._carry(end, high)))
+        return pieces
+
     def _reach_down(self, start: int, fresh: bool, kind: int, units: NDArray[np.uint8]) -> int:
         """From where the first block must be written, so that all of it is right."""
         block = align_down(start, self.block_size)
@@ -212,7 +239,7 @@ class WritableBlockLayer(BlockLayer):
             self._refuse_cut(low, unit)
         if fresh and kind >= _DATA:
             return block  # there is something to carry over
-        return start if unit == _DATA else low
+        return align_down(start, self._grain) if unit == _DATA else low
 
     def _reach_up(self, end: int, fresh: bool, kind: int, units: NDArray[np.uint8]) -> int:
         """Up to where the last block must be written; what is behind the disk's end is padding."""
@@ -224,11 +251,13 @@ class WritableBlockLayer(BlockLayer):
         if fresh and kind >= _DATA:
             high = block + self.block_size
         elif unit == _DATA:
-            return end
-        return high if fresh and self.whole_blocks else max(end, min(high, self.size))
+            return align_up(end, self._grain)
+        if fresh and self.whole_blocks:
+            return high
+        return align_up(max(end, min(high, self.size)), self._grain)
 
     def _refuse_cut(self, start: int, kind: int) -> None:
-        if kind == _ABSENT and self.parent is not None:
+        if kind == _ABSENT and self.is_child:
             raise ValueError(
                 f"the unit at {start} is absent above a parent: it must be supplied whole"
             )
@@ -255,6 +284,9 @@ class WritableBlockLayer(BlockLayer):
 
     def _put(self, offset: int, start: int, end: int, pieces: list[_Piece]) -> None:
         """Write the parts of ``pieces`` in [start, end) to ``data`` from ``offset``."""
+        if self.cipher is not None:
+            self._put_encrypted(self.cipher, offset, start, end, pieces)
+            return
         written: list[Buffer] = []
         position = offset
         for piece_start, piece_end, content in pieces:
@@ -271,6 +303,22 @@ class WritableBlockLayer(BlockLayer):
             position += high - low
         self._put_all(position, written)
 
+    def _put_encrypted(
+        self, cipher: DataCipher, offset: int, start: int, end: int, pieces: list[_Piece]
+    ) -> None:
+        """The same, encrypted on the way: in a copy, for the data is the caller's."""
+        for low in range(start, end, _CRYPT_BYTES):
+            high = min(end, low + _CRYPT_BYTES)
+            buffer = memoryview(bytearray(high - low))
+            for piece_start, piece_end, content in pieces:
+                first, last = max(low, piece_start), min(high, piece_end)
+                if first < last and content is not None:
+                    buffer[first - low : last - low] = content[
+                        first - piece_start : last - piece_start
+                    ]
+            cipher.encrypt(offset + low - start, low, buffer)
+            self.data.write(offset + low - start, buffer)
+
     def _put_all(self, offset: int, written: list[Buffer]) -> None:
         if len(written) == 1:
             self.data.write(offset, written[0])
@@ -286,7 +334,7 @@ class WritableBlockLayer(BlockLayer):
         first = start // self.block_size
         _, kinds = self._look(first, 1)
         kind = kinds[0, (start - first * self.block_size) // self.unit_size]
-        if kind == _ZERO or (kind == _ABSENT and self.parent is None):
+        if kind == _ZERO or (kind == _ABSENT and not self.is_child):
             return
         self.begin()
         self._store(start, end, None)
@@ -295,7 +343,7 @@ class WritableBlockLayer(BlockLayer):
         """Zero whole units, as many as one likes."""
         while start < end:
             first = start // self.block_size
-            if self.parent is None:
+            if not self.is_child:
                 present = self.skip_absent(first)
                 if present > first:
                     start = present * self.block_size
@@ -317,7 +365,7 @@ class WritableBlockLayer(BlockLayer):
         covered = slice((start - base) // unit, -(-(end - base) // unit))
         after = kinds.copy()
         flat = after.reshape(-1)[covered]
-        if self.parent is None:
+        if not self.is_child:
             flat[flat != _ABSENT] = _ZERO
         else:
             flat[:] = _ZERO
@@ -352,7 +400,7 @@ class WritableBlockLayer(BlockLayer):
 
     def _write_zero(self, start: int, end: int, discard: bool) -> None:
         """Zero a step's worth of whole units where the tables cannot say ZERO."""
-        if self.parent is not None:
+        if self.is_child:
             self._store(start, end, None)
             return
         size, unit = self.block_size, self.unit_size
@@ -418,6 +466,29 @@ class WritableBlockLayer(BlockLayer):
             yield start, stop
             start = stop
 
+    def _barrier(self) -> None:
+        """All that was written so far is durable before anything that comes."""
+        try:
+            for file in self.files:
+                file.flush()
+        except BaseException as error:
+            # After a failed fsync the kernel has forgotten which pages were not written: a second
+            # one would succeed without them. So nothing may ever point to what they held.
+            self._broken = error
+            raise
+
+    def _leave(self, release: Callable[[], None]) -> None:
+        """What `close` does: bring everything to the file, say that it is clean, ``release`` it."""
+        with self._write_lock:
+            try:
+                if self._broken is None and not self._ended:
+                    self.commit()
+                    self.conclude()
+            finally:
+                # Whatever went wrong was told; a second close must not try again on closed files.
+                self._ended = True
+                release()
+
     @contextmanager
     def _changing(self, offset: int, length: int) -> Iterator[None]:
         """One change at a time, inside the disk, and none after one that was cut short."""
@@ -436,7 +507,7 @@ class WritableBlockLayer(BlockLayer):
                 )
             try:
                 yield
-            except (StorageError, FormatError, ValueError):
+            except (StorageError, FormatError, LockedImage, ValueError):
                 raise  # the hooks promise that their own failures change nothing
             except BaseException as error:
                 # An interrupt may hit anywhere, between two halves of a change too: what is in

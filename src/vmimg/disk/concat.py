@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from vmimg.disk.extent import Extent
-from vmimg.disk.layer import Layer, Span
+from vmimg.disk.extent import Extent, Span, joined_spans
+from vmimg.disk.layer import Layer
 from vmimg.storage.base import Buffer
 
 __all__ = ["ConcatLayer"]
@@ -59,17 +59,11 @@ class ConcatLayer(Layer):
             yield held
 
     def spans(self, start: int, end: int) -> Iterator[Span]:
-        held: Span | None = None
-        for part, base, low, high in self._pieces(start, end):
-            for first, last, kind in part.spans(low, high):
-                if held is not None and held[2] == kind:
-                    held = (held[0], last + base, kind)
-                    continue
-                if held is not None:
-                    yield held
-                held = (first + base, last + base, kind)
-        if held is not None:
-            yield held
+        return joined_spans(
+            (first + base, last + base, kind)
+            for part, base, low, high in self._pieces(start, end)
+            for first, last, kind in part.spans(low, high)
+        )
 
     def read_present(self, offset: int, buffer: memoryview) -> list[tuple[int, int]]:
         absent: list[tuple[int, int]] = []

@@ -12,17 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from vmimg.disk.extent import Extent, Kind
+from vmimg.disk.extent import Extent, Span, joined_spans
 from vmimg.errors import UnsupportedFeature
 from vmimg.storage.base import Buffer
 
-__all__ = ["UNNAMED", "Layer", "ParentRef", "Span"]
+__all__ = ["UNNAMED", "Layer", "ParentRef"]
 
 UNNAMED: Final = "uuid:"
 """How the path of a ParentRef begins that knows the parent's identifier only."""
-
-Span = tuple[int, int, Kind]
-"""(start, end, kind) in virtual bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +48,17 @@ class Layer(ABC):
     """Virtual bytes."""
     writable: bool = False
     parent: ParentRef | None = None
+    beneath: Layer | None = None
+    """The next layer where it is a part of the same image (an earlier state), open already; then
+    there is no ``parent``."""
     granularity: int = 1
     """Bytes that become present together when written: the caller must supply whole units of this
     size wherever a unit is ABSENT and the parent shows through."""
+
+    @property
+    def is_child(self) -> bool:
+        """Whether something shows through where this layer is ABSENT."""
+        return self.parent is not None or self.beneath is not None
 
     @abstractmethod
     def map(self, start: int, end: int) -> Iterator[Extent]:
@@ -61,16 +66,8 @@ class Layer(ABC):
 
     def spans(self, start: int, end: int) -> Iterator[Span]:
         """Like map, but merged by kind alone: what is here, whatever its place in the file."""
-        held: tuple[int, int, Kind] | None = None
-        for extent in self.map(start, end):
-            if held is not None and held[2] == extent.kind:
-                held = (held[0], extent.end, held[2])
-                continue
-            if held is not None:
-                yield held
-            held = (extent.start, extent.end, extent.kind)
-        if held is not None:
-            yield held
+        extents = self.map(start, end)
+        return joined_spans((extent.start, extent.end, extent.kind) for extent in extents)
 
     @abstractmethod
     def read_present(self, offset: int, buffer: memoryview) -> list[tuple[int, int]]:

@@ -14,8 +14,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from vmimg.disk.extent import Extent, Kind
-from vmimg.disk.layer import Layer, Span
+from vmimg.disk.extent import Extent, Kind, Span, joined, joined_spans
+from vmimg.disk.layer import Layer
 from vmimg.errors import StorageError
 from vmimg.storage.base import Buffer
 from vmimg.units import align_down, align_up
@@ -63,16 +63,7 @@ class Disk:
     def map(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
         """Extents covering [start, end). ABSENT means that no layer has it: it reads as zeros."""
         end = self._checked_end(start, end)
-        held: Extent | None = None
-        for extent in self._map(0, start, end):
-            if held is not None and _continues(held, extent):
-                held = replace(held, length=held.length + extent.length)
-                continue
-            if held is not None:
-                yield held
-            held = extent
-        if held is not None:
-            yield held
+        return joined(self._map(0, start, end))
 
     def spans(self, start: int = 0, end: int | None = None, *, depth: int = 0) -> Iterator[Span]:
         """(start, end, kind) covering [start, end), merged by kind alone; cheap on huge images.
@@ -80,16 +71,7 @@ class Disk:
         Counts only layers from ``depth`` downwards: 0 is the whole stack.
         """
         end = self._checked_end(start, end)
-        held: Span | None = None
-        for piece in self._spans(depth, start, end):
-            if held is not None and held[2] == piece[2]:
-                held = (held[0], piece[1], held[2])
-                continue
-            if held is not None:
-                yield held
-            held = piece
-        if held is not None:
-            yield held
+        return joined_spans(self._spans(depth, start, end))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` (bytes, writable, contiguous) from ``offset``, all inside the disk."""
@@ -241,16 +223,6 @@ class Disk:
         end = self.size if end is None else end
         self._check(start, end - start)
         return end
-
-
-def _continues(held: Extent, extent: Extent) -> bool:
-    if (held.kind, held.depth, held.compressed) != (extent.kind, extent.depth, extent.compressed):
-        return False
-    if held.file != extent.file:
-        return False
-    if held.offset is None or extent.offset is None:
-        return held.offset is extent.offset
-    return held.offset + held.length == extent.offset
 
 
 def _clear(buffer: memoryview) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vmimg.disk.extent import Extent, Kind
-from vmimg.disk.layer import Layer, Span
+from vmimg.disk.extent import Extent, Kind, Span
+from vmimg.disk.layer import Layer
 from vmimg.disk.stack import Disk
 from vmimg.units import align_up
 

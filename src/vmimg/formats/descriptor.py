@@ -60,6 +60,7 @@ class Option:
 class Capabilities:
     """What the implementation can do. ``snapshots``: "", "internal". ``compression``: coders.
     ``parent_format``: the only format that a parent may have; "" where it may be any.
+    ``encryption``: "", "read", "option" (images can be made encrypted) or "always".
     """
 
     read: bool = True
@@ -71,6 +72,7 @@ class Capabilities:
     snapshots: str = ""
     compression: tuple[str, ...] = ()
     parent_format: str = ""
+    encryption: Literal["", "read", "option", "always"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Format:
     subformats: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
     magic: tuple[Magic, ...] = ()
+    index: str = ""
+    """Name of the file that an image of this format begins with where it is a directory."""
     notes: str = field(default="", kw_only=True)
 
     def driver(self) -> Driver:

@@ -7,13 +7,14 @@ is imported by the methods that need it. Imports disk and storage.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import UnsupportedFeature
 from vmimg.formats.descriptor import OptionValue
+from vmimg.formats.keys import Keys
 from vmimg.storage.base import Buffer, Storage
 
 if TYPE_CHECKING:
@@ -22,10 +23,26 @@ if TYPE_CHECKING:
 
     from vmimg.codecs import Codec
 
-__all__ = ["CheckReport", "Companion", "Companions", "Driver", "ImageInfo", "Snapshot", "Writer"]
+__all__ = [
+    "CheckReport",
+    "Companion",
+    "Companions",
+    "Driver",
+    "Frame",
+    "ImageInfo",
+    "Snapshot",
+    "Writer",
+]
 
-Companions = Callable[[str, str], Storage]
-"""``companions(named, role)`` opens a file that an image names, if the policy allows it."""
+
+class Companions(Protocol):
+    """Opens a file that an image names, if the policy allows it."""
+
+    def __call__(self, named: str, role: str, *, read_only: bool = False) -> Storage:
+        """The file that is ``named`` in the image as its ``role``: "data file".
+
+        Open for writing where the image is, unless ``read_only``.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +139,25 @@ class Companion:
     start: int
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What is stored of one block, as `Writer.frame` made it.
+
+    ``note``: whatever the writer wants to find again when it places the block (a checksum, a kind).
+    """
+
+    data: Buffer
+    note: Any = None
+
+
 class Writer(ABC):
     """Lays out a new image: place first, then move. Never touches guest data.
 
     Told which blocks hold data, in ascending order between two calls of `drain`, it says where in
     the file each one goes, and hands back metadata as (offset, bytes) pairs: what is settled
     already from `drain`, the rest from `finish`. The same calls give the same layout, whatever the
-    thread that makes them.
+    thread that makes them. What depends on the guest's data all the same (checksums, encryption)
+    is done in `frame` and `encrypt`, on the data as it passes.
 
     Where an image is several files, they form one row of addresses: the image itself begins at 0,
     each of its ``companions`` where it says. Every offset here is such an address.
@@ -156,6 +185,19 @@ class Writer(ABC):
     data_limit: int | None = None
     """Guest data that would lie behind this address is cut off: the last block of a file that holds
     the bare disk."""
+    unwanted: tuple[str, ...] = ()
+    """Names beside the image that must not exist: they would be read as parts of it."""
+    refusal: str = ""
+    """Not empty: why no file of the name that was given can be made; measuring needs no name."""
+    index: str = ""
+    """Not empty: the image is a directory. The file of this name in it has the addresses from 0;
+    companions lie beside it. See Format.index."""
+    whole_blocks: bool = False
+    """A block that is placed is written whole: the zeros in it must not be holes of the file."""
+    encrypted: bool = False
+    """Guest data goes through `encrypt`."""
+    stores_zeros: bool = False
+    """What is never written does not read as zeros, so that zeros are stored like other data."""
     hides_parent: bool = True
     """Whether place_zeros works. Where it does not, zeros above a parent are placed as data."""
 
@@ -174,16 +216,34 @@ class Writer(ABC):
         """
         raise UnsupportedFeature("this format cannot hide a parent's data behind zeros")
 
-    def place_compressed(self, block: int, length: int) -> int:
-        """File offset for ``length`` bytes of ``block``, as `frame` made them."""
+    def place_compressed(self, block: int, length: int, note: Any) -> int:
+        """File offset for the ``length`` bytes of ``block`` that `frame` made, with its ``note``.
+
+        Called in ascending order of blocks.
+        """
         raise UnsupportedFeature("this format does not store compressed blocks")
 
-    def frame(self, block: int, data: Buffer) -> Buffer:
-        """What is stored of ``block`` whose compressed bytes are ``data``: with its marker, padded.
+    def frame(self, block: int, data: Buffer, plain: memoryview) -> Frame:
+        """What is stored of ``block``: its compressed bytes ``data`` with a marker, padded, or
+        ``plain`` as it is.
 
+        ``plain``: the guest's bytes, block_size of them: behind the disk's end there are zeros.
         Called from many threads.
         """
-        return data
+        return Frame(data)
+
+    def encrypt(self, address: int, virtual: int, data: memoryview) -> None:
+        """Encrypt ``data`` in place: what is to be written at ``address``, of the disk's bytes from
+        ``virtual``. Both are multiples of 512, and so is the length.
+        """
+        raise NotImplementedError
+
+    def twin(self) -> Writer | None:
+        """Another, untouched writer of the same image, for a stream that is laid out twice.
+
+        None where the driver makes an equal one; what draws random numbers answers here.
+        """
+        return None
 
     @property
     def settled(self) -> int:
@@ -238,8 +298,13 @@ class Driver(ABC):
         writable: bool,
         companions: Companions,
         snapshot: str | None = None,
+        keys: Keys | None = None,
     ) -> Layer:
-        """The layer of an image; closing it closes ``storage``. ``snapshot``: an id or a name."""
+        """The layer of an image; closing it closes ``storage``. ``snapshot``: an id or a name.
+
+        ``keys`` None: an encrypted image is opened sealed: it can be mapped, and what would need
+        the key raises LockedImage. With keys a wrong one is an error here.
+        """
 
     def writer(
         self,
@@ -249,12 +314,14 @@ class Driver(ABC):
         parent: ParentRef | None = None,
         base: Layer | None = None,
         name: str = "disk",
+        keys: Keys | None = None,
     ) -> Writer:
         """A new image of ``size`` virtual bytes. ``options`` as Format.parse_options gives them.
 
         ``parent``: what the image is to name as its parent; ``base`` is that parent, open, or None
         where the user asked not to look at it. ``name``: the file name of the image, for formats
-        that name their own files.
+        that name their own files. ``keys``: asked only where the image is to be encrypted; None
+        where the sizes are all that is wanted.
         """
         raise UnsupportedFeature("images of this format cannot be made")
 
@@ -267,6 +334,16 @@ class Driver(ABC):
         """
         return None
 
-    def check(self, storage: Storage, *, companions: Companions, repair: str = "") -> CheckReport:
-        """Check the metadata. ``repair``: "", "leaks" or "all" (then storage is writable)."""
+    def check(
+        self,
+        storage: Storage,
+        *,
+        companions: Companions,
+        repair: str = "",
+        keys: Keys | None = None,
+    ) -> CheckReport:
+        """Check the metadata. ``repair``: "", "leaks" or "all" (then storage is writable).
+
+        ``keys``: asked only where the metadata is encrypted, too.
+        """
         raise UnsupportedFeature("this image format does not support checks")

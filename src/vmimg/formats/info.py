@@ -7,7 +7,7 @@ Nothing that the image names is opened, so it works where a parent is missing or
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vmimg import storage as storages
@@ -16,7 +16,7 @@ from vmimg.errors import ChainError
 from vmimg.formats.descriptor import Format
 from vmimg.formats.detect import Claim, detect, identify
 from vmimg.formats.driver import ImageInfo, Snapshot
-from vmimg.formats.opening import Chain
+from vmimg.formats.opening import Chain, open_file
 from vmimg.formats.registry import find
 from vmimg.storage.base import Storage
 
@@ -89,9 +89,11 @@ def image_info(
     given = find(format) if format is not None else None
     files = Chain(policy, share=share)
     try:
-        storage = files.adopt(storages.open(path, lock=not share))
+        storage = files.adopt(open_file(path, lock=not share))
         found = given or identify(storage)
         infos = [_inspect(storage, found)]
+        if os.path.isdir(path):
+            infos[0] = _all_files(infos[0], path)
         while chain and infos[-1].image.parent is not None:
             if len(infos) >= policy.max_depth:
                 raise ChainError(
@@ -115,6 +117,12 @@ def _inspect(storage: Storage, format: Format) -> DiskInfo:
         backing_path=_beside(storage.name, parent.path) if parent is not None else None,
         claims=tuple(detect(storage)),
     )
+
+
+def _all_files(info: DiskInfo, folder: str | os.PathLike[str]) -> DiskInfo:
+    """``info`` of an image that is a directory: its size is that of the files in it."""
+    listed, allocated = storages.folder_sizes(folder)
+    return replace(info, file_size=listed, actual_size=allocated)
 
 
 def _beside(image: str, named: str) -> str:

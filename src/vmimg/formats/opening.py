@@ -18,10 +18,11 @@ from vmimg.errors import ChainError, OptionError, StorageError, UnsafeImage, Vmi
 from vmimg.formats.descriptor import Format
 from vmimg.formats.detect import identify
 from vmimg.formats.driver import Companions
-from vmimg.formats.registry import find
+from vmimg.formats.keys import Keys, as_keys
+from vmimg.formats.registry import all_formats, find
 from vmimg.storage.base import Storage
 
-__all__ = ["Chain", "open_disk", "open_storage_disk"]
+__all__ = ["Chain", "open_disk", "open_file", "open_storage_disk"]
 
 _DEFAULT_POLICY: Final = ParentPolicy()
 
@@ -34,21 +35,31 @@ def open_disk(
     snapshot: str | None = None,
     policy: ParentPolicy = _DEFAULT_POLICY,
     share: bool = False,
+    keys: Keys | bytes | str | None = None,
+    sealed: bool = False,
 ) -> Disk:
     """The disk in the image at ``path``, with all of its parents; close it after use.
 
     ``format`` is a registry name, found by the image's structure where it is None. ``snapshot`` is
     the id or name of an internal snapshot, opened instead of the present state. ``share`` takes no
-    locks, to read what a running machine writes. Raises what is in `vmimg.errors`, and nothing
-    else.
+    locks, to read what a running machine writes. ``keys``: the passphrase of what is encrypted, or
+    a function that is asked for it with the name of each such image. ``sealed``: open encrypted
+    images without a key, to map them. Raises what is in `vmimg.errors`, and nothing else.
     """
     if share and writable:
         raise OptionError("an image cannot be shared (-U) and written")
     if format is not None:
         find(format)  # a wrong name is said before a file is touched
-    storage = storages.open(path, "rw" if writable else "r", lock=not share)
+    storage = open_file(path, "rw" if writable else "r", lock=not share)
     return open_storage_disk(
-        storage, format=format, writable=writable, snapshot=snapshot, policy=policy, share=share
+        storage,
+        format=format,
+        writable=writable,
+        snapshot=snapshot,
+        policy=policy,
+        share=share,
+        keys=keys,
+        sealed=sealed,
     )
 
 
@@ -60,12 +71,14 @@ def open_storage_disk(
     snapshot: str | None = None,
     policy: ParentPolicy = _DEFAULT_POLICY,
     share: bool = False,
+    keys: Keys | bytes | str | None = None,
+    sealed: bool = False,
 ) -> Disk:
     """Like `open_disk`, from bytes that are open already.
 
     ``storage`` belongs to the disk from then on: it is closed with it, and when opening fails.
     """
-    chain = Chain(policy, share=share)
+    chain = Chain(policy, share=share, keys=None if sealed else as_keys(keys))
     try:
         chain.adopt(storage)
         if writable and snapshot is not None:
@@ -77,15 +90,39 @@ def open_storage_disk(
         raise
 
 
+def open_file(
+    path: str | os.PathLike[str], mode: storages.Mode = "r", *, lock: bool = True
+) -> Storage:
+    """The bytes that an image at ``path`` begins with: of the file, or, where ``path`` is a
+    directory that is an image, of the file in it which a format says to look for (Format.index).
+
+    Raises what opening raises, and StorageError for any other directory.
+    """
+    text = os.fspath(path)
+    if not os.path.isdir(text):
+        return storages.open(text, mode, lock=lock)
+    names = {format.index for format in all_formats() if format.index}
+    for name in sorted(names):
+        inside = os.path.join(text, name)
+        if os.path.isfile(inside):
+            return storages.open(inside, mode, lock=lock)
+    raise StorageError(
+        f"{text}: is a directory, and no image: there is no {' or '.join(sorted(names))} in it"
+    )
+
+
 class Chain:
     """Follows what images name, and holds every file that was opened on the way.
 
-    ``policy`` decides; ``share`` takes no locks.
+    ``policy`` decides; ``share`` takes no locks; ``keys`` as in `Driver.open`.
     """
 
-    def __init__(self, policy: ParentPolicy, *, share: bool = False) -> None:
+    def __init__(
+        self, policy: ParentPolicy, *, share: bool = False, keys: Keys | None = None
+    ) -> None:
         self._policy = policy
         self._share = share
+        self._keys = keys
         self._opened: list[Storage] = []
         self._names: dict[tuple[int, ...] | str, str] = {}
         """What to call each file that is open, by its identity and by its real path."""
@@ -110,12 +147,17 @@ class Chain:
         """The layer of ``storage`` and those of its parents, as far as the policy follows them."""
         layer = self._layer(storage, format, writable=writable, snapshot=snapshot)
         layers = [layer]
-        while layer.parent is not None and self._policy.follow:
+        while layer.beneath is not None or (layer.parent is not None and self._policy.follow):
             if len(layers) >= self._policy.max_depth:
                 raise ChainError(
                     f"{layer.name}: the chain of images has more than "
                     f"{self._policy.max_depth} layers"
                 )
+            if layer.beneath is not None:
+                layer = layer.beneath
+                layers.append(layer)
+                continue
+            assert layer.parent is not None
             storage, format = self.parent(storage, layer.parent)
             child = layer
             layer = self._layer(storage, format, writable=False, snapshot=None)
@@ -203,18 +245,19 @@ class Chain:
             writable=writable,
             companions=self.companions(storage, writable=writable),
             snapshot=snapshot,
+            keys=self._keys,
         )
 
     def companions(self, image: Storage, *, writable: bool) -> Companions:
         """What opens the files besides parents that ``image`` names."""
 
-        def companion(named: str, role: str) -> Storage:
+        def companion(named: str, role: str, *, read_only: bool = False) -> Storage:
             path = self._resolve(image, named, role)
             # QEMU looks for a data file in the current directory, and writes its name as it was
             # given there. Followed where there is none beside the image, if the policy takes it.
             if not os.path.exists(path) and os.path.exists(named):
                 path = self._resolve(image, os.path.abspath(named), role)
-            return self._open(image, path, named, role, writable=writable)
+            return self._open(image, path, named, role, writable=writable and not read_only)
 
         return companion
 
@@ -235,7 +278,7 @@ class Chain:
                 "the chain of images loops; rebase one of them"
             )
         try:
-            storage = storages.open(path, "rw" if writable else "r", lock=not self._share)
+            storage = open_file(path, "rw" if writable else "r", lock=not self._share)
         except StorageError as error:
             raise ChainError(
                 f"{image.name}: its {role} '{named}' cannot be opened: {error}"

@@ -4,13 +4,16 @@ On Linux the file has no name until then (O_TMPFILE), so that even a kill -9 lea
 the file system cannot do that (NFS, some overlays) or the platform, it has a name beside the target
 that ends in ``.vmimg-part``, and is removed on any failure that a process lives to see.
 
-Several files that belong together (an image and its data file) go through one OutputSet.
+Several files that belong together (an image and its data file) go through one OutputSet; so does an
+image that is a directory. A directory cannot be without a name: it is made under one that ends in
+``.vmimg-part`` and renamed.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from types import TracebackType
 from typing import Self
@@ -299,6 +302,18 @@ class OutputSet:
 
     def __init__(self) -> None:
         self._outputs: list[Output] = []
+        self._folders: list[_Folder] = []
+
+    def folder(self, path: str | os.PathLike[str], index: str, *, replace: bool = False) -> str:
+        """A directory that will be called ``path`` and holds the file ``index`` besides others: the
+        path of it as long as it is being made, for `add`.
+
+        Raises OptionError where ``path`` exists and ``replace`` is false, StorageError where what
+        is there is no directory with an ``index`` in it.
+        """
+        made = _Folder(os.fspath(path), index, replace=replace)
+        self._folders.append(made)
+        return made.part
 
     def add(self, path: str | os.PathLike[str], *, replace: bool = False) -> FileStorage:
         """A new file at ``path``, see Output; closed by commit or abort."""
@@ -316,6 +331,8 @@ class OutputSet:
             for each in self._outputs:
                 if each._publish():
                     made.append(each)  # noqa: PERF401
+            for folder in self._folders:
+                folder.publish()
         except BaseException:
             for each in reversed(made):
                 each._unpublish()
@@ -326,6 +343,8 @@ class OutputSet:
         """Throw away those that are not committed."""
         for each in self._outputs:
             each.abort()
+        for folder in self._folders:
+            folder.abort()
 
     def __enter__(self) -> Self:
         return self
@@ -340,6 +359,94 @@ class OutputSet:
             self.commit()
         else:
             self.abort()
+
+
+class _Folder:
+    """A directory that is being made under another name, ``part``."""
+
+    def __init__(self, path: str, index: str, *, replace: bool) -> None:
+        self._path = os.path.normpath(path)
+        self._index = index
+        self._replace = replace
+        self._done = False
+        self._check_target()
+        directory, base = os.path.split(os.path.realpath(self._path))
+        self._target = os.path.join(directory, base)
+        self.part = os.path.join(directory, _part_name(base))
+        try:
+            os.mkdir(self.part)
+        except OSError as error:
+            raise self._failure("cannot create it", error) from error
+
+    def publish(self) -> None:
+        """Rename it, and remove the one that it replaces. The files in it are durable already."""
+        self._check_target()
+        directory, base = os.path.split(self._target)
+        old = os.path.join(directory, _part_name(base))
+        replaced = os.path.isdir(self._target)
+        try:
+            _sync_folder(self.part)
+            if replaced:
+                os.rename(self._target, old)
+            try:
+                os.rename(self.part, self._target)
+            except OSError:
+                if replaced:
+                    os.rename(old, self._target)
+                raise
+            self._done = True
+            _sync_folder(directory)
+        except OSError as error:
+            raise self._failure("cannot give the finished directory its name", error) from error
+        if replaced:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def abort(self) -> None:
+        """Remove it. Does nothing once it is published."""
+        if not self._done:
+            shutil.rmtree(self.part, ignore_errors=True)
+
+    def _check_target(self) -> None:
+        if not os.path.lexists(self._path):
+            return
+        if not os.path.isdir(self._path):
+            raise StorageError(
+                f"{self._path}: cannot write it: it is a file, and the image is a directory"
+            )
+        if not os.listdir(self._path):
+            return
+        # Whatever else lies in a directory would be lost.
+        if not os.path.isfile(os.path.join(self._path, self._index)):
+            raise StorageError(
+                f"{self._path}: cannot write it: it is a directory with something else in it"
+            )
+        if not self._replace:
+            raise OptionError(f"{self._path} exists; pass --force to replace it")
+        for entry in os.scandir(self._path):
+            if entry.is_file(follow_symlinks=False):
+                fd = os.open(entry.path, os.O_RDONLY | syscalls.OPEN_FLAGS)
+                try:
+                    locks.check(fd, entry.path, write=True)
+                finally:
+                    os.close(fd)
+
+    def _failure(self, what: str, error: OSError) -> StorageError:
+        reason = (error.strerror or str(error)).lower()
+        return StorageError(f"{self._path}: {what}: {reason}")
+
+
+def _sync_folder(path: str) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some file systems cannot sync a directory, and say so.
+        if error.errno not in syscalls.UNSUPPORTED:
+            raise
+    finally:
+        os.close(fd)
 
 
 def _part_name(base: str) -> str:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmimg.disk.layer import Span
+from vmimg.disk.extent import Span
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
 from vmimg.disk.views import RangeLayer
+from vmimg.formats.keys import Keys
 from vmimg.transfer.engine import Progress, Window, run
 from vmimg.transfer.sources import open_source
 from vmimg.transfer.windows import cell_size, data_spans, union, windows
@@ -46,6 +47,7 @@ def compare(
     strict: bool = False,
     share: bool = False,
     policy: ParentPolicy = _DEFAULT_POLICY,
+    keys: Keys | bytes | str | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> CompareResult:
@@ -61,7 +63,9 @@ def compare(
             if isinstance(source, Disk):
                 return source
             path = os.fspath(source)
-            return stack.enter_context(open_source(path, format, share=share, policy=policy))
+            return stack.enter_context(
+                open_source(path, format, share=share, policy=policy, keys=keys)
+            )
 
         first, second = opened(a, format_a), opened(b, format_b)
         if strict and first.size != second.size:

@@ -20,6 +20,7 @@ from vmimg.disk.views import RangeLayer
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import Writer
+from vmimg.formats.keys import Keys, as_keys
 from vmimg.formats.opening import open_disk
 from vmimg.storage.output import OutputSet
 from vmimg.transfer.engine import Progress
@@ -80,6 +81,8 @@ def convert(
     replace: bool = False,
     share: bool = False,
     policy: ParentPolicy = _DEFAULT_POLICY,
+    keys: Keys | bytes | str | None = None,
+    target_keys: Keys | bytes | str | None = None,
     progress: Progress | None = None,
 ) -> ConvertResult:
     """Write the content of ``source`` to ``target``.
@@ -94,7 +97,8 @@ def convert(
     whose format ``format`` names; ``target_is_zero`` says that it reads as zeros. ``snapshot``: an
     internal snapshot of the source. ``threads``: 0 for one per processor; the result is the same
     for any number. ``replace``: an existing file may be replaced, at the end. ``share``: take no
-    lock on the source.
+    lock on the source. ``keys``: passphrases of what is encrypted, see `open_disk`; ``target_keys``
+    that of an encrypted target, or of its backing files, where they are other ones.
 
     The target appears under its name only when it is complete and durable; on any error nothing is
     left and nothing was overwritten, except in images and devices written in place. Raises the
@@ -102,6 +106,7 @@ def convert(
     """
     began = time.monotonic()
     path = os.fspath(target)
+    new_keys = as_keys(keys if target_keys is None else target_keys)
     effort = find_level(level)
     if sparse and (sparse < 512 or sparse & (sparse - 1)):
         raise OptionError(f"the sparse size is 0 or a power of two from 512, not {sparse}")
@@ -119,6 +124,7 @@ def convert(
                     snapshot=snapshot,
                     share=share,
                     policy=policy,
+                    keys=keys,
                     near=path,
                 )
             )
@@ -130,7 +136,7 @@ def convert(
             if compress or backing is not None or options:
                 raise OptionError("an image that is there already takes no -c, -B or -o")
             there = stack.enter_context(
-                open_disk(path, format=format, writable=True, policy=policy)
+                open_disk(path, format=format, writable=True, policy=policy, keys=new_keys)
             )
             filling = Filling(disk, there, sparse=sparse, target_is_zero=target_is_zero)
             filling.write(threads=threads, progress=progress)
@@ -141,7 +147,9 @@ def convert(
             parent = parent_ref(found, given, backing, backing_format)
             base = None
             if parent is not None:
-                base = stack.enter_context(open_parent(path, parent, policy, share=share))
+                base = stack.enter_context(
+                    open_parent(path, parent, policy, share=share, keys=keys)
+                )
             parsed = found.parse_options(given)
 
             def make_writer() -> Writer:
@@ -154,11 +162,13 @@ def convert(
                     base=base,
                     sparse=sparse,
                     compress=compress,
+                    keys=new_keys,
                 )
 
             def image(writer: Writer, sink: Sink, watch: Progress | None) -> Imaging:
                 wanted = effort if compress or writer.compressed_only else None
-                work = Imaging(disk, writer, sink, base=base, sparse=sparse, level=wanted)
+                shortest = 0 if writer.stores_zeros else sparse
+                work = Imaging(disk, writer, sink, base=base, sparse=shortest, level=wanted)
                 work.write(threads=threads, progress=watch)
                 return work
 
@@ -198,6 +208,8 @@ def _to_stream(
     from vmimg.storage.stream import StreamSink
 
     writer = make_writer()
+    if writer.index:
+        raise OptionError("an image with these options is a directory and cannot be streamed")
     if writer.companions:
         names = ", ".join(companion.name for companion in writer.companions[:3])
         raise OptionError(
@@ -206,5 +218,5 @@ def _to_stream(
         )
     stream, rehearsal = StreamSink(), Rehearsal()
     if writer.late_metadata:
-        image(make_writer(), rehearsal, None)
+        image(writer.twin() or make_writer(), rehearsal, None)
     return image(writer, OrderedSink(stream, stream.name, rehearsal.late), progress)

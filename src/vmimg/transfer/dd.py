@@ -8,6 +8,7 @@ from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
 from vmimg.disk.views import RangeLayer
 from vmimg.errors import OptionError
+from vmimg.formats.keys import Keys
 from vmimg.transfer.convert import ConvertResult, convert
 from vmimg.transfer.engine import Progress
 from vmimg.transfer.sources import open_source
@@ -31,6 +32,7 @@ def dd(
     replace: bool = False,
     share: bool = False,
     policy: ParentPolicy = _DEFAULT_POLICY,
+    keys: Keys | bytes | str | None = None,
     progress: Progress | None = None,
 ) -> ConvertResult:
     """Write ``count`` blocks of ``bs`` bytes, from block ``skip`` of ``source``, to a new image.
@@ -42,7 +44,7 @@ def dd(
         raise OptionError("bs is at least 1; skip and count are not negative")
     path = os.fspath(target)
     with open_source(
-        os.fspath(source), source_format, share=share, policy=policy, near=path
+        os.fspath(source), source_format, share=share, policy=policy, keys=keys, near=path
     ) as disk:
         refuse_own_files(disk, path)
         if skip * bs > disk.size:

@@ -25,7 +25,7 @@ from vmimg.disk.extent import Kind
 from vmimg.disk.runs import runs
 from vmimg.disk.stack import Disk
 from vmimg.errors import StorageError
-from vmimg.formats.driver import Writer
+from vmimg.formats.driver import Frame, Writer
 from vmimg.storage.base import Buffer, Storage
 from vmimg.transfer.engine import Progress, Window, run
 from vmimg.transfer.windows import cell_size, data_spans, union, windows
@@ -62,6 +62,8 @@ class Sink(Protocol):
 
     sparse: bool
     """What is never written reads as zeros."""
+    wants_data: bool
+    """The guest's bytes matter, not only where they go."""
 
     def accept(self, pieces: list[Piece], settled: int) -> None:
         """Take these pieces; below ``settled`` only late metadata will come from now on.
@@ -80,6 +82,7 @@ class NoSink:
     """Takes everything and moves nothing: for measuring."""
 
     sparse = True
+    wants_data = False
 
     def accept(self, pieces: list[Piece], settled: int) -> None:
         pass
@@ -93,6 +96,8 @@ class NoSink:
 
 class FileSink(NoSink):
     """Writes to ``image`` and its ``companions``: each file with the address of its first byte."""
+
+    wants_data = True
 
     def __init__(self, image: Storage, companions: Sequence[tuple[int, Storage]] = ()) -> None:
         self._files = [image, *(storage for _, storage in companions)]
@@ -168,7 +173,7 @@ class _Loaded:
     view: memoryview
     units: Numbers
     zeros: Numbers
-    packed: list[Buffer | None]
+    packed: list[Frame | None]
     """What is stored of each of ``units``, None for one that does not shrink; empty when nothing
     is to be compressed."""
 
@@ -270,6 +275,8 @@ class Imaging:
         elif len(loaded.units):
             offsets = self._place(loaded.units)
             rows = loaded.units - loaded.first
+            if self._writer.encrypted and self._sink.wants_data:
+                self._encrypt(loaded, offsets)
             pieces += _gather(loaded.view, rows, offsets, unit, self._writer.data_limit)
         if len(loaded.zeros):
             self._writer.place_zeros(loaded.zeros)
@@ -293,6 +300,8 @@ class Imaging:
             self._codec is not None
             or self._base is not None
             or self._writer.preallocation != "off"
+            or self._writer.whole_blocks
+            or self._writer.encrypted  # a part that is never written would read as noise
             or not self._sink.sparse
         )
         if whole or self._block <= _SMALL_BLOCK:
@@ -313,6 +322,19 @@ class Imaging:
             places[begun:] = self._writer.place(blocks[begun:])
         self._open = (int(blocks[-1]), int(places[-1]))
         return np.asarray(places[rows] + units % per_block * self._unit)
+
+    def _encrypt(self, loaded: _Loaded, addresses: Numbers) -> None:
+        """Encrypt ``loaded.units``, which go to ``addresses``, where they are: in the window."""
+        unit = self._unit
+        rows = loaded.units - loaded.first
+        for low, high in runs(addresses, unit):
+            for a, b in runs(rows[low:high]):
+                start, count = int(rows[low + a]) * unit, (b - a) * unit
+                self._writer.encrypt(
+                    int(addresses[low + a]),
+                    int(loaded.units[low + a]) * unit,
+                    loaded.view[start : start + count],
+                )
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """What has to be looked at: the data of the source, and above a base that of both."""
@@ -341,24 +363,26 @@ class Imaging:
         )
         return np.asarray(words.any(axis=1))
 
-    def _compress(self, view: memoryview, first: int, blocks: Numbers) -> list[Buffer | None]:
+    def _compress(self, view: memoryview, first: int, blocks: Numbers) -> list[Frame | None]:
         if self._codec is None or self._level is None:
             return []
-        block, packed = self._block, list[Buffer | None]()
+        block, packed = self._block, list[Frame | None]()
         writer = self._writer
         for number in blocks.tolist():
             start = (number - first) * block
-            data = self._codec.compress(view[start : start + block], self._level)
+            plain = view[start : start + block]
+            data = self._codec.compress(plain, self._level)
             small = len(data) < block or writer.compressed_only
-            packed.append(writer.frame(number, data) if small else None)
+            packed.append(writer.frame(number, data, plain) if small else None)
         return packed
 
     def _place_packed(self, loaded: _Loaded) -> list[Piece]:
         block, pieces = self._block, list[Piece]()
-        for number, data in zip(loaded.units.tolist(), loaded.packed, strict=True):
+        for number, frame in zip(loaded.units.tolist(), loaded.packed, strict=True):
             part: Buffer
-            if data is not None:
-                part, offset = data, self._writer.place_compressed(number, len(data))
+            if frame is not None:
+                part = frame.data
+                offset = self._writer.place_compressed(number, len(part), frame.note)
             else:
                 start = (number - loaded.first) * block
                 part = loaded.view[start : start + block]
@@ -397,7 +421,11 @@ class Imaging:
     def _metadata(self, parts: Iterator[tuple[int, bytes]]) -> list[Piece]:
         """Metadata to be sent. Tables may be large: what is more than a little is sent at once."""
         pieces, size = list[Piece](), 0
+        holes = self._sink.sparse and not self._writer.whole_blocks
         for offset, data in parts:
+            # A table of a large empty disk is zeros, and stays a hole.
+            if holes and len(data) > 4096 and data.count(0) == len(data):
+                continue
             pieces.append(Piece(offset, [data]))
             size += len(data)
             if size >= _METADATA_BYTES:

@@ -15,6 +15,7 @@ from vmimg.disk.views import EmptyLayer
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import Writer
+from vmimg.formats.keys import Keys
 from vmimg.formats.registry import find
 from vmimg.transfer.engine import Progress
 from vmimg.transfer.imaging import Imaging, NoSink
@@ -56,6 +57,7 @@ def measure(
     estimate: bool = False,
     share: bool = False,
     policy: ParentPolicy = _DEFAULT_POLICY,
+    keys: Keys | bytes | str | None = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> MeasureResult:
@@ -75,19 +77,26 @@ def measure(
     else:
         disk, owned = (
             open_source(
-                os.fspath(source), source_format, snapshot=snapshot, share=share, policy=policy
+                os.fspath(source),
+                source_format,
+                snapshot=snapshot,
+                share=share,
+                policy=policy,
+                keys=keys,
             ),
             True,
         )
     try:
         given = found.parse_options(options or {})
+        # Without keys: the size of an image does not depend on them, and making one takes its time.
         writer = lay_out(found, disk.size, given, path="-", compress=compress)
         fully_allocated = writer.full_size()
         if estimate and writer.preallocation == "off":
             required = _laid_out(writer, data_spans(disk.spans()))
         else:
             effort = find_level(level) if compress or writer.compressed_only else None
-            work = Imaging(disk, writer, NoSink(), level=effort)
+            sparse = 0 if writer.stores_zeros else 4096
+            work = Imaging(disk, writer, NoSink(), sparse=sparse, level=effort)
             work.write(threads=threads, progress=progress)
             required = work.file_size + sum(work.companion_sizes)
         return MeasureResult(required, fully_allocated)

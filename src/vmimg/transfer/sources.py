@@ -11,7 +11,9 @@ import os
 from vmimg import storage as storages
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
-from vmimg.formats.opening import open_storage_disk
+from vmimg.formats.detect import detect
+from vmimg.formats.keys import Keys
+from vmimg.formats.opening import open_file, open_storage_disk
 
 __all__ = ["open_source"]
 
@@ -26,6 +28,7 @@ def open_source(
     snapshot: str | None = None,
     share: bool = False,
     policy: ParentPolicy = _DEFAULT_POLICY,
+    keys: Keys | bytes | str | None = None,
     near: str | None = None,
 ) -> Disk:
     """The disk in ``path``, in what ``path`` is a compressed form of, or on standard input ("-").
@@ -39,10 +42,12 @@ def open_source(
 
         storage, format = spool(0, directory=room), format or "raw"
     else:
-        storage = storages.open(path, lock=not share)
+        storage = open_file(path, lock=not share)
         if format != "raw":
             storage = _unwrapped(storage, room)
-    return open_storage_disk(storage, format=format, snapshot=snapshot, policy=policy, share=share)
+    return open_storage_disk(
+        storage, format=format, snapshot=snapshot, policy=policy, share=share, keys=keys
+    )
 
 
 def _unwrapped(storage: storages.Storage, room: str | None) -> storages.Storage:
@@ -51,7 +56,8 @@ def _unwrapped(storage: storages.Storage, room: str | None) -> storages.Storage:
 
     try:
         head = storage.read(0, min(_HEAD, storage.size))
-        compressed = outer_compression(head) is not None
+        # A DMG may begin with a bzip2 or xz stream: its first chunk.
+        compressed = outer_compression(head) is not None and detect(storage)[0].confidence == 1
     except BaseException:
         storage.close()
         raise

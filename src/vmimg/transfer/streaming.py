@@ -49,6 +49,8 @@ class OrderedSink(NoSink):
     Holds back only what lies behind the writer's settled offset.
     """
 
+    wants_data = True
+
     def __init__(self, target: ByteSink, name: str, late: dict[int, bytes] | None = None) -> None:
         self._target = target
         self._name = name

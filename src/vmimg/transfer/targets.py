@@ -16,6 +16,7 @@ from vmimg.disk.stack import Disk
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import Format, OptionValue
 from vmimg.formats.driver import Writer
+from vmimg.formats.keys import Keys
 from vmimg.formats.opening import open_disk
 from vmimg.formats.registry import by_extension, find
 from vmimg.storage.output import OutputSet
@@ -26,6 +27,7 @@ __all__ = [
     "add_outputs",
     "beside",
     "check_alignment",
+    "check_makeable",
     "check_size",
     "choose_format",
     "is_device",
@@ -45,9 +47,17 @@ def choose_format(path: str, name: str | None) -> Format:
     if found is None:
         what = "a stream" if path == "-" else f"{path}"
         raise OptionError(f"{what}: its extension names no format; pass -O with one")
-    if not found.capabilities.create:
-        raise OptionError(f"{found.name} images can be read, but not made")
+    check_makeable(found)
     return found
+
+
+def check_makeable(format: Format) -> None:
+    """Raise OptionError where no image of ``format`` can be made of a disk; its notes may say how
+    else.
+    """
+    if not format.capabilities.create:
+        hint = f"; {format.notes}" if format.notes else ""
+        raise OptionError(f"{format.name} images can be read, but not made{hint}")
 
 
 def check_alignment(align: int) -> None:
@@ -77,6 +87,7 @@ def lay_out(
     base: Disk | None = None,
     sparse: int = 4096,
     compress: bool = False,
+    keys: Keys | None = None,
 ) -> Writer:
     """The writer of a new image at ``path`` ("-" for a stream); ``options`` are parsed.
 
@@ -92,7 +103,8 @@ def lay_out(
         options,
         parent=parent,
         base=base.top if base is not None else None,
-        name="disk" if path == "-" else os.path.basename(path),
+        name="disk" if path == "-" else os.path.basename(os.path.normpath(path)),
+        keys=keys,
     )
     if compress and writer.codec is None:
         raise OptionError(
@@ -105,6 +117,16 @@ def lay_out(
 
 def add_outputs(outputs: OutputSet, writer: Writer, path: str, *, replace: bool) -> FileSink:
     """The files of a new image at ``path``: its companions first, for they are referred to."""
+    if writer.index:
+        path = os.path.join(outputs.folder(path, writer.index, replace=replace), writer.index)
+    if writer.refusal:
+        raise OptionError(f"{path}: {writer.refusal}")
+    for name in writer.unwanted:
+        if os.path.lexists(beside(path, name)):
+            raise OptionError(
+                f"{beside(path, name)} exists and would be read as a part of the new image: "
+                "remove it, or choose another name"
+            )
     companions = [
         (companion.start, outputs.add(beside(path, companion.name), replace=replace))
         for companion in writer.companions
@@ -143,12 +165,19 @@ def parent_ref(
 
 
 def open_parent(
-    child: str, parent: ParentRef, policy: ParentPolicy, *, share: bool = False
+    child: str,
+    parent: ParentRef,
+    policy: ParentPolicy,
+    *,
+    share: bool = False,
+    keys: Keys | bytes | str | None = None,
 ) -> Disk:
     """The parent of a ``child`` that is being made. The user names it, so it is trusted as it
     stands; what it names in turn is up to ``policy``.
     """
-    return open_disk(beside(child, parent.path), format=parent.format, policy=policy, share=share)
+    return open_disk(
+        beside(child, parent.path), format=parent.format, policy=policy, share=share, keys=keys
+    )
 
 
 def beside(image: str, named: str) -> str:
@@ -170,5 +199,9 @@ def refuse_own_files(source: Disk, target: str) -> None:
         return
     own = os.path.realpath(target)
     for layer in source.layers:
-        if os.path.realpath(layer.name) == own:
+        for piece in (layer, *getattr(layer, "parts", ())):
+            file = os.path.realpath(piece.name)
+            # Where the target is a directory, it is all that lies in it.
+            if own not in (file, os.path.dirname(file)):
+                continue
             raise OptionError(f"{target} is a file of the source: converting would destroy it")

@@ -10,8 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 
-from vmimg.disk.extent import Kind
-from vmimg.disk.layer import Span
+from vmimg.disk.extent import Kind, Span
 from vmimg.transfer.engine import Window
 from vmimg.units import MIB, align_down, align_up
 

@@ -13,6 +13,7 @@ from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import ChainError, UnsupportedFeature
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
+from vmimg.formats.keys import Keys
 from vmimg.formats.qcow2 import structures as s
 from vmimg.formats.qcow2.bitmaps import read_bitmaps
 from vmimg.formats.qcow2.encryption import describe_encryption
@@ -57,6 +58,7 @@ class Qcow2Driver(Driver):
         writable: bool,
         companions: Companions,
         snapshot: str | None = None,
+        keys: Keys | None = None,
     ) -> Layer:
         header = read_header(storage)
         if header.crypt_method:
@@ -85,6 +87,7 @@ class Qcow2Driver(Driver):
         parent: ParentRef | None = None,
         base: Layer | None = None,
         name: str = "disk",
+        keys: Keys | None = None,
     ) -> Writer:
         from vmimg.formats.qcow2.writer import Qcow2Writer
 

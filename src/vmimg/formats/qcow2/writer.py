@@ -13,7 +13,7 @@ stream needs to know only the first cluster beforehand. Imports the writer contr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,7 @@ class Qcow2Writer(Writer):
         entry = np.uint64(0) if self._header.extended_l2 else _ZERO_FLAG
         self._assign(blocks, np.full(len(blocks), entry, np.uint64), _ALL_ZERO)
 
-    def place_compressed(self, block: int, length: int) -> int:
+    def place_compressed(self, block: int, length: int, note: Any) -> int:
         offset = self._pack(length)
         first = offset >> self._header.cluster_bits
         last = (offset + length - 1) >> self._header.cluster_bits

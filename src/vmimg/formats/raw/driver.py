@@ -15,6 +15,7 @@ from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import Companions, Driver, ImageInfo, Writer
+from vmimg.formats.keys import Keys
 from vmimg.storage.base import Buffer, Storage
 from vmimg.units import align_up
 
@@ -53,6 +54,7 @@ class RawDriver(Driver):
         writable: bool,
         companions: Companions,
         snapshot: str | None = None,
+        keys: Keys | None = None,
     ) -> RawLayer:
         if snapshot is not None:
             raise OptionError(f"{storage.name}: a raw image has no snapshots")
@@ -66,6 +68,7 @@ class RawDriver(Driver):
         parent: ParentRef | None = None,
         base: Layer | None = None,
         name: str = "disk",
+        keys: Keys | None = None,
     ) -> RawWriter:
         if parent is not None:
             raise OptionError("a raw image cannot have a backing file")

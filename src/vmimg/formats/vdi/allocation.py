@@ -145,14 +145,7 @@ class WritableVdiLayer(VdiLayer, WritableBlockLayer):
         self._uncommitted = False
 
     def close(self) -> None:
-        with self._write_lock:
-            try:
-                if self._broken is None:
-                    self.commit()
-            finally:
-                # Whatever went wrong was told; a second close must not try again on closed files.
-                self._uncommitted = False
-                super().close()
+        self._leave(super().close)
 
     # Helpers
 
@@ -188,13 +181,3 @@ class WritableVdiLayer(VdiLayer, WritableBlockLayer):
             page = self._dirty[index] = _Page(self._pages.get(index).copy())
             self._pages.put(index, page.entries)
         return page
-
-    def _barrier(self) -> None:
-        """All that was written so far is durable before anything that comes."""
-        try:
-            self.storage.flush()
-        except BaseException as error:
-            # After a failed fsync the kernel has forgotten which pages were not written: a second
-            # one would succeed without them. So nothing may ever point to what they held.
-            self._broken = error
-            raise

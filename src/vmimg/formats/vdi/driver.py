@@ -13,6 +13,7 @@ from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
+from vmimg.formats.keys import Keys
 from vmimg.formats.vdi import structures as s
 from vmimg.formats.vdi.header import NO_UUID, VdiHeader, read_header
 from vmimg.formats.vdi.parents import find_parent, parent_ref
@@ -49,6 +50,7 @@ class VdiDriver(Driver):
         writable: bool,
         companions: Companions,
         snapshot: str | None = None,
+        keys: Keys | None = None,
     ) -> Layer:
         if snapshot is not None:
             raise OptionError(
@@ -74,12 +76,20 @@ class VdiDriver(Driver):
         parent: ParentRef | None = None,
         base: Layer | None = None,
         name: str = "disk",
+        keys: Keys | None = None,
     ) -> Writer:
         from vmimg.formats.vdi.writer import VdiWriter
 
         return VdiWriter(size, options, parent=parent, base=base, name=name)
 
-    def check(self, storage: Storage, *, companions: Companions, repair: str = "") -> CheckReport:
+    def check(
+        self,
+        storage: Storage,
+        *,
+        companions: Companions,
+        repair: str = "",
+        keys: Keys | None = None,
+    ) -> CheckReport:
         from vmimg.formats.vdi.check import check_image
 
         return check_image(storage, repair=repair)

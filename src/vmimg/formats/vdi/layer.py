@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmimg.disk.blockmap import BlockLayer, Blocks
-from vmimg.disk.extent import Extent, Kind
-from vmimg.disk.layer import Layer, Span
+from vmimg.disk.extent import Extent, Kind, Span
+from vmimg.disk.layer import Layer
 from vmimg.disk.pages import PageCache
 from vmimg.errors import FormatError
 from vmimg.formats.vdi import structures as s

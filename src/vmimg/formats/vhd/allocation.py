@@ -156,14 +156,7 @@ class WritableVhdLayer(VhdLayer, WritableBlockLayer):
         self._uncommitted = False
 
     def close(self) -> None:
-        with self._write_lock:
-            try:
-                if self._broken is None:
-                    self.commit()
-            finally:
-                # Whatever went wrong was told; a second close must not try again on closed files.
-                self._uncommitted = False
-                super().close()
+        self._leave(super().close)
 
     def _store(self, start: int, end: int, source: memoryview | None) -> None:
         super()._store(start, end, source)
@@ -235,13 +228,3 @@ class WritableVhdLayer(VhdLayer, WritableBlockLayer):
             if len(run):
                 entries = self._bat[run[0] : run[-1] + 1].astype(">u4").tobytes()
                 self.storage.write(self.header.table_offset + int(run[0]) * 4, entries)
-
-    def _barrier(self) -> None:
-        """All that was written so far is durable before anything that comes."""
-        try:
-            self.storage.flush()
-        except BaseException as error:
-            # After a failed fsync the kernel has forgotten which pages were not written: nothing
-            # may ever point to what they held.
-            self._broken = error
-            raise

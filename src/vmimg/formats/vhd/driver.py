@@ -13,6 +13,7 @@ from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import FormatError, OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
+from vmimg.formats.keys import Keys
 from vmimg.formats.vhd import structures as s
 from vmimg.formats.vhd.header import FoundFooter, VhdImage, find_footers, read_image
 from vmimg.formats.vhd.locators import parent_name, parent_ref, read_locators
@@ -57,6 +58,7 @@ class VhdDriver(Driver):
         writable: bool,
         companions: Companions,
         snapshot: str | None = None,
+        keys: Keys | None = None,
     ) -> Layer:
         if snapshot is not None:
             raise OptionError(f"{storage.name}: a VHD has no snapshots")
@@ -86,12 +88,20 @@ class VhdDriver(Driver):
         parent: ParentRef | None = None,
         base: Layer | None = None,
         name: str = "disk",
+        keys: Keys | None = None,
     ) -> Writer:
         from vmimg.formats.vhd.writer import new_writer
 
         return new_writer(size, options, parent, base)
 
-    def check(self, storage: Storage, *, companions: Companions, repair: str = "") -> CheckReport:
+    def check(
+        self,
+        storage: Storage,
+        *,
+        companions: Companions,
+        repair: str = "",
+        keys: Keys | None = None,
+    ) -> CheckReport:
         from vmimg.formats.vhd.check import check_image
 
         return check_image(storage, repair=repair)

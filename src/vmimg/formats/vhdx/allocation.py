@@ -140,20 +140,17 @@ class WritableVhdxLayer(VhdxLayer, WritableBlockLayer):
                 self.storage.discard(place, self.block_size)
         self._uncommitted = False
 
+    def conclude(self) -> None:
+        if not self._begun:
+            return
+        self._barrier()
+        self._log.retire()
+        if self._shrunk:
+            with suppress(FormatError):  # of others' making, and no reason to fail
+                self._space.trim()
+
     def close(self) -> None:
-        with self._write_lock:
-            try:
-                if self._broken is None and self._begun:
-                    self.commit()
-                    self._barrier()
-                    self._log.retire()
-                    if self._shrunk:
-                        with suppress(FormatError):  # of others' making, and no reason to fail
-                            self._space.trim()
-            finally:
-                # Whatever went wrong was told; a second close must not try again on closed files.
-                self._begun = self._uncommitted = False
-                super().close()
+        self._leave(super().close)
 
     def _blocks(self, first: int, count: int) -> Blocks:
         with self._gate.shared():
@@ -299,12 +296,3 @@ class WritableVhdxLayer(VhdxLayer, WritableBlockLayer):
             self._broken = error
             raise
         self.image.headers = self._log.headers
-
-    def _barrier(self) -> None:
-        """All that was written so far is durable before anything that comes."""
-        try:
-            self.storage.flush()
-        except BaseException as error:
-            # After a failed fsync the kernel has forgotten which pages were not written.
-            self._broken = error
-            raise

@@ -13,6 +13,7 @@ from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
+from vmimg.formats.keys import Keys
 from vmimg.formats.vhdx import structures as s
 from vmimg.formats.vhdx.header import VhdxImage, read_headers, read_image
 from vmimg.formats.vhdx.log import read_log, replay, replayed
@@ -48,6 +49,7 @@ class VhdxDriver(Driver):
         writable: bool,
         companions: Companions,
         snapshot: str | None = None,
+        keys: Keys | None = None,
     ) -> Layer:
         if snapshot is not None:
             raise OptionError(f"{storage.name}: a VHDX has no internal snapshots")
@@ -73,12 +75,20 @@ class VhdxDriver(Driver):
         parent: ParentRef | None = None,
         base: Layer | None = None,
         name: str = "disk",
+        keys: Keys | None = None,
     ) -> Writer:
         from vmimg.formats.vhdx.writer import VhdxWriter
 
         return VhdxWriter(size, options, parent=parent, base=base)
 
-    def check(self, storage: Storage, *, companions: Companions, repair: str = "") -> CheckReport:
+    def check(
+        self,
+        storage: Storage,
+        *,
+        companions: Companions,
+        repair: str = "",
+        keys: Keys | None = None,
+    ) -> CheckReport:
         from vmimg.formats.vhdx.check import check_image
 
         return check_image(storage, repair=repair)

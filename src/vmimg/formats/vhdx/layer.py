@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmimg.disk.blockmap import BlockLayer, Blocks
-from vmimg.disk.extent import Extent, Kind
-from vmimg.disk.layer import Layer, Span
+from vmimg.disk.extent import Extent, Kind, Span, joined_spans
+from vmimg.disk.layer import Layer
 from vmimg.disk.pages import PageCache
 from vmimg.errors import FormatError
 from vmimg.formats.vhdx import structures as s
@@ -116,16 +116,7 @@ class VhdxLayer(BlockLayer):
     def spans(self, start: int, end: int) -> Iterator[Span]:
         # Blocks are large, and where nobody wrote into one the file has holes. They need not be
         # read; `map` still says where they are.
-        held: Span | None = None
-        for low, high, kind in self._pieces(start, end):
-            if held is not None and held[2] == kind:
-                held = (held[0], high, kind)
-                continue
-            if held is not None:
-                yield held
-            held = (low, high, kind)
-        if held is not None:
-            yield held
+        return joined_spans(self._pieces(start, end))
 
     def _pieces(self, start: int, end: int) -> Iterator[Span]:
         for extent in self.map(start, end):

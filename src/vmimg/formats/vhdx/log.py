@@ -23,11 +23,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from vmimg.errors import FormatError, StorageError, UnsupportedFeature
+from vmimg.errors import FormatError, UnsupportedFeature
 from vmimg.formats.vhdx import structures as s
 from vmimg.formats.vhdx.crc32c import combine, crc32c, finished, sector_remainders
 from vmimg.formats.vhdx.header import Headers, VhdxHeader, next_header, pack_header
-from vmimg.storage.base import Buffer, Storage
+from vmimg.storage.base import Storage
+from vmimg.storage.view import ReadOnlyView
 from vmimg.units import MIB, align_up
 
 __all__ = ["LogOverlay", "Replay", "read_log", "replay", "replayed", "write_header"]
@@ -159,14 +160,12 @@ def write_header(storage: Storage, headers: Headers, **changes: bytes) -> Header
     return headers
 
 
-class LogOverlay(Storage):
+class LogOverlay(ReadOnlyView):
     """A file as it is after a replay of its log, for reading; closing it closes the file."""
 
     def __init__(self, base: Storage, found: Replay) -> None:
-        self.name = base.name
-        self.size = found.file_size
+        super().__init__(base, found.file_size)
         self.replay = found
-        self._base = base
         # Disjoint, ascending.
         self._starts: list[int] = []
         self._patches: list[Patch] = []
@@ -176,11 +175,7 @@ class LogOverlay(Storage):
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         end = offset + len(buffer)
-        if offset < 0 or end > self.size:
-            raise StorageError(
-                f"{self.name}: cannot read {len(buffer)} bytes at offset {offset}: "
-                f"it ends at {self.size}"
-            )
+        self._check(offset, len(buffer))
         inside = max(0, min(end, self._base.size) - offset)
         if inside:
             self._base.read_into(offset, buffer[:inside])
@@ -202,30 +197,6 @@ class LogOverlay(Storage):
         if max(start, inside) < end:
             low = max(start, inside)
             yield low, end, not self._over(low, end)
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise StorageError(f"{self.name}: it is open for reading only")
-
-    def zero(self, offset: int, length: int) -> None:
-        raise StorageError(f"{self.name}: it is open for reading only")
-
-    def resize(self, size: int) -> None:
-        raise StorageError(f"{self.name}: it is open for reading only")
-
-    def allocated(self) -> int:
-        return self._base.allocated()
-
-    def identity(self) -> tuple[int, ...] | None:
-        return self._base.identity()
-
-    def modified(self) -> float | None:
-        return self._base.modified()
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._base.close()
 
     def _over(self, start: int, end: int) -> list[Patch]:
         """The patches that touch [start, end)."""

@@ -178,16 +178,11 @@ class WritableSparseLayer(SparseLayer, WritableBlockLayer):
         self._release()
         self._uncommitted = False
 
+    def conclude(self) -> None:
+        self._mark_clean()
+
     def close(self) -> None:
-        with self._write_lock:
-            try:
-                if self._broken is None:
-                    self.commit()
-                    self._mark_clean()
-            finally:
-                # Whatever went wrong was told; a second close must not try again on closed files.
-                self._uncommitted = self._marked = False
-                super().close()
+        self._leave(super().close)
 
     # Before the first change
 
@@ -300,16 +295,6 @@ class WritableSparseLayer(SparseLayer, WritableBlockLayer):
                         self.data.discard(start, stop - start)
             if len(self._free) < _FREE:
                 self._free = np.union1d(self._free, places)
-
-    def _barrier(self) -> None:
-        """All that was written so far is durable before anything that comes."""
-        try:
-            self.data.flush()
-        except BaseException as error:
-            # After a failed fsync the kernel has forgotten which pages were not written: a second
-            # one would succeed without them. So nothing may ever point to what they held.
-            self._broken = error
-            raise
 
 
 def _refuse_kind(header: SparseHeader, name: str) -> None:

@@ -14,6 +14,7 @@ from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
+from vmimg.formats.keys import Keys
 from vmimg.formats.vmdk import structures as s
 from vmimg.formats.vmdk.descriptor import Descriptor, looks_like_descriptor
 from vmimg.formats.vmdk.header import SparseHeader, extent_kind, read_extent_header
@@ -66,6 +67,7 @@ class VmdkDriver(Driver):
         writable: bool,
         companions: Companions,
         snapshot: str | None = None,
+        keys: Keys | None = None,
     ) -> Layer:
         if snapshot is not None:
             raise OptionError(
@@ -84,12 +86,20 @@ class VmdkDriver(Driver):
         parent: ParentRef | None = None,
         base: Layer | None = None,
         name: str = "disk",
+        keys: Keys | None = None,
     ) -> Writer:
         from vmimg.formats.vmdk.writer import make_writer
 
         return make_writer(size, options, parent=parent, base=base, name=name)
 
-    def check(self, storage: Storage, *, companions: Companions, repair: str = "") -> CheckReport:
+    def check(
+        self,
+        storage: Storage,
+        *,
+        companions: Companions,
+        repair: str = "",
+        keys: Keys | None = None,
+    ) -> CheckReport:
         from vmimg.formats.vmdk.check import check_image
 
         return check_image(storage, companions=companions, repair=repair)

@@ -17,14 +17,14 @@ Spec: VMware "Virtual Disk Format 5.0", "Stream-Optimized Compressed Sparse Exte
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vmimg.codecs import Buffer, codec
 from vmimg.errors import OptionError
-from vmimg.formats.driver import Writer
+from vmimg.formats.driver import Frame, Writer
 from vmimg.formats.vmdk import structures as s
 from vmimg.formats.vmdk.newdescriptor import ExtentLine, NewDescriptor
 from vmimg.formats.vmdk.sparsewriter import DESCRIPTOR_SECTORS, GRAIN, new_header
@@ -82,13 +82,13 @@ class StreamWriter(Writer):
         """For estimates only: as if no grain got smaller."""
         return self._place(blocks, _LARGEST_GRAIN_SECTORS)
 
-    def place_compressed(self, block: int, length: int) -> int:
+    def place_compressed(self, block: int, length: int, note: Any) -> int:
         return int(self._place(np.array([block], np.int64), -(-length // s.SECTOR))[0])
 
-    def frame(self, block: int, data: Buffer) -> Buffer:
+    def frame(self, block: int, data: Buffer, plain: memoryview) -> Frame:
         marker = s.GrainMarker(lba=block * s.DEFAULT_GRAIN_SECTORS, size=len(data))
         length = align_up(_MARKER_BYTES + len(data), s.SECTOR)
-        return b"".join((marker, data)).ljust(length, b"\0")
+        return Frame(b"".join((marker, data)).ljust(length, b"\0"))
 
     @property
     def settled(self) -> int:
