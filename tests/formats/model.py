@@ -55,9 +55,16 @@ class Twins:
     it is said to be, or what it is.
     """
 
-    def __init__(self, image: Path, content: bytes | bytearray | None = None) -> None:
+    def __init__(
+        self,
+        image: Path,
+        content: bytes | bytearray | None = None,
+        *,
+        key: bytes | None = None,
+    ) -> None:
         self.image = image
-        self.disk = open_disk(image, writable=True)
+        self.key = key
+        self.disk = open_disk(image, writable=True, keys=key)
         self.content = bytearray(self.disk.read(0, self.disk.size) if content is None else content)
 
     def perform(self, operation: Operation, *, some_zeros: bool = True) -> tuple[int, int]:
@@ -84,4 +91,4 @@ class Twins:
         """The image is closed meanwhile."""
         self.disk.close()
         yield
-        self.disk = open_disk(self.image, writable=True)
+        self.disk = open_disk(self.image, writable=True, keys=self.key)

@@ -29,10 +29,12 @@ from vmimg.formats.info import image_info
 from vmimg.formats.opening import open_disk
 
 MIB = 1 << 20
+# Of the images that are encrypted.
+KEY = b"secret"
 
 
 def read(path: Path, scratch: Path) -> None:
-    with open_disk(path) as disk:
+    with open_disk(path, keys=KEY) as disk:
         for start in (0, disk.size // 2, disk.size - 100000, disk.size - 1):
             if start >= 0:
                 disk.read(start, min(200000, disk.size - start))
@@ -40,7 +42,7 @@ def read(path: Path, scratch: Path) -> None:
 
 def read_data(path: Path, scratch: Path) -> None:
     budget = 16 * MIB
-    with open_disk(path) as disk:
+    with open_disk(path, keys=KEY) as disk:
         for extent in islice(disk.map(), 10000):
             if extent.kind == Kind.DATA and budget > 0:
                 length = min(extent.length, MIB)
@@ -49,7 +51,7 @@ def read_data(path: Path, scratch: Path) -> None:
 
 
 def walk(path: Path, scratch: Path) -> None:
-    with open_disk(path) as disk:
+    with open_disk(path, keys=KEY) as disk:
         for _ in islice(disk.map(), 10000):
             pass
         for _ in islice(disk.spans(), 10000):
@@ -66,14 +68,14 @@ def chain(path: Path, scratch: Path) -> None:
 
 
 def snapshot(path: Path, scratch: Path) -> None:
-    with open_disk(path, snapshot="1") as disk:
+    with open_disk(path, snapshot="1", keys=KEY) as disk:
         disk.read(0, min(200000, disk.size))
 
 
 def convert(path: Path, scratch: Path) -> None:
     target = scratch / "converted"
     try:
-        vmimg.transfer.convert.convert(path, target, format="qcow2", threads=2)
+        vmimg.transfer.convert.convert(path, target, format="qcow2", threads=2, keys=KEY)
     finally:
         target.unlink(missing_ok=True)
 
@@ -85,7 +87,7 @@ def examine(path: Path, scratch: Path) -> None:
 
 
 def write(path: Path, scratch: Path) -> None:
-    with open_disk(path, writable=True) as disk:
+    with open_disk(path, writable=True, keys=KEY) as disk:
         if disk.size >= 200000:
             disk.write(100, b"x" * 100000)
             disk.flush()

@@ -15,6 +15,7 @@ from typing import Final
 
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import Format
+from vmimg.formats.luks import LUKS
 from vmimg.formats.qcow2 import QCOW2
 from vmimg.formats.raw import RAW
 from vmimg.formats.vdi import VDI
@@ -27,7 +28,18 @@ __all__ = ["FORMATS", "all_formats", "by_extension", "find"]
 _GROUP: Final = "vmimg.formats"
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {format.name: format for format in (RAW, QCOW2, VMDK, VHD, VHDX, VDI)}
+    {
+        format.name: format
+        for format in (
+            RAW,
+            QCOW2,
+            VMDK,
+            VHD,
+            VHDX,
+            VDI,
+            LUKS,
+        )
+    }
 )
 """The formats that come with vmimg, by name."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmimg.formats.descriptor import Capabilities, Format, Limits, Magic, Option
+from vmimg.formats.luks import ENCRYPTION_OPTIONS
 from vmimg.units import MIB
 
 __all__ = ["QCOW2"]
@@ -48,6 +51,14 @@ QCOW2 = Format(
         Option("data_file_raw", "keep the data file a valid raw image", kind="bool", default=False),
         Option("backing_file", "the image that unwritten clusters are read from"),
         Option("backing_fmt", "format of the backing file"),
+        Option(
+            "encrypt.format",
+            "encrypt the data: luks, or QEMU's legacy aes",
+            choices=("aes", "luks"),
+        ),
+        # Without defaults: given or not, they are for LUKS only.
+        *(replace(o, name=f"encrypt.{o.name}", default=None) for o in ENCRYPTION_OPTIONS),
+        Option("encryption", "the old name of encrypt.format=aes", kind="bool", default=False),
     ),
     capabilities=Capabilities(
         read=True,
@@ -58,6 +69,7 @@ QCOW2 = Format(
         check=True,
         snapshots="internal",
         compression=("zlib", "zstd"),
+        encryption="option",
     ),
     # QEMU reads an L1 table of at most 32 MiB; with 2 MiB clusters that maps 2 EiB.
     limits=Limits(max_size=1 << 61, block_sizes=(512, 2 * MIB)),

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from vmimg.disk.blockmap import COMPRESSED, Blocks
 from vmimg.disk.blockwrite import Update, WritableBlockLayer
+from vmimg.disk.crypt import DataCipher
 from vmimg.disk.extent import Kind
 from vmimg.errors import FormatError, StorageError
 from vmimg.formats.qcow2 import structures as s
@@ -70,8 +71,15 @@ class WritableQcow2Layer(Qcow2Layer, WritableBlockLayer):
     Refuses images that are marked as corrupt or dirty: their refcounts cannot be relied on.
     """
 
-    def __init__(self, storage: Storage, header: Qcow2Header, data: Storage | None = None) -> None:
-        super().__init__(storage, header, data)
+    def __init__(
+        self,
+        storage: Storage,
+        header: Qcow2Header,
+        data: Storage | None = None,
+        *,
+        cipher: DataCipher | None = None,
+    ) -> None:
+        super().__init__(storage, header, data, cipher=cipher)
         for flag, what in ((s.CORRUPT, "marked as corrupt"), (s.DIRTY, "not closed properly")):
             if header.incompatible_features & flag:
                 raise FormatError(
@@ -80,7 +88,8 @@ class WritableQcow2Layer(Qcow2Layer, WritableBlockLayer):
                 )
         self.writable = storage.writable and self.data.writable
         self.zero_state = header.version >= 3  # the zero flag came with version 3
-        self.zero_through = header.data_file_raw
+        # Of an encrypted data file nobody reads anything without the tables.
+        self.zero_through = header.data_file_raw and not header.crypt_method
         self.whole_blocks = not header.external_data
         self._clusters: Clusters | None = None
         self._tables: dict[int, _Table] = {}
@@ -166,14 +175,7 @@ class WritableQcow2Layer(Qcow2Layer, WritableBlockLayer):
         self._uncommitted = False
 
     def close(self) -> None:
-        with self._write_lock:
-            try:
-                if self._broken is None:
-                    self.commit()
-            finally:
-                # Whatever went wrong was told; a second close must not try again on closed files.
-                self._uncommitted = False
-                super().close()
+        self._leave(super().close)
 
     # Before the first change
 
@@ -307,17 +309,9 @@ class WritableQcow2Layer(Qcow2Layer, WritableBlockLayer):
                 entries = self._l1[run[0] : run[-1] + 1].astype(">u8").tobytes()
                 self.storage.write(self.header.l1_table_offset + int(run[0]) * 8, entries)
 
-    def _barrier(self) -> None:
-        """All that was written so far is durable before anything that comes."""
-        try:
-            if self.data is not self.storage:
-                self.data.flush()
-            self.storage.flush()
-        except BaseException as error:
-            # After a failed fsync the kernel has forgotten which pages were not written: a second
-            # one would succeed without them. So nothing may ever point to what they held.
-            self._broken = error
-            raise
+    @property
+    def files(self) -> tuple[Storage, ...]:
+        return (self.storage,) if self.data is self.storage else (self.data, self.storage)
 
 
 def _encode(update: Update, *, extended: bool) -> tuple[Entries, Entries | None]:

@@ -10,20 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmimg.disk.layer import Layer, ParentRef
-from vmimg.errors import ChainError, UnsupportedFeature
+from vmimg.errors import ChainError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
 from vmimg.formats.keys import Keys
 from vmimg.formats.qcow2 import structures as s
 from vmimg.formats.qcow2.bitmaps import read_bitmaps
-from vmimg.formats.qcow2.encryption import describe_encryption
+from vmimg.formats.qcow2.encryption import describe_encryption, open_cipher
 from vmimg.formats.qcow2.header import Qcow2Header, read_header
 from vmimg.formats.qcow2.snapshots import at_snapshot, find_snapshot, read_snapshots
 from vmimg.storage.base import Storage
 
 __all__ = ["Qcow2Driver"]
-
-_CRYPT_NAMES = {s.CRYPT_AES: "AES", s.CRYPT_LUKS: "LUKS"}
 
 
 class Qcow2Driver(Driver):
@@ -32,9 +30,8 @@ class Qcow2Driver(Driver):
     def probe(self, storage: Storage) -> int:
         if storage.size < 8 or storage.read(0, 4) != s.MAGIC:
             return 0
-        # Version 1 is the format "qcow". It is claimed, weakly, so that it is refused by name and
-        # not taken for raw while there is no reader for it.
-        return 100 if int.from_bytes(storage.read(4, 4), "big") > 1 else 10
+        # Version 1 is the format "qcow".
+        return 0 if int.from_bytes(storage.read(4, 4), "big") == 1 else 100
 
     def inspect(self, storage: Storage) -> ImageInfo:
         header = read_header(storage)
@@ -61,11 +58,7 @@ class Qcow2Driver(Driver):
         keys: Keys | None = None,
     ) -> Layer:
         header = read_header(storage)
-        if header.crypt_method:
-            raise UnsupportedFeature(
-                f"{storage.name}: encrypted with {_CRYPT_NAMES[header.crypt_method]}; "
-                "reading it is not supported yet"
-            )
+        cipher = open_cipher(storage, header, keys)
         if snapshot is not None:
             records = read_snapshots(storage, header)
             record = find_snapshot(records, snapshot, storage.name)
@@ -74,10 +67,10 @@ class Qcow2Driver(Driver):
         if writable:
             from vmimg.formats.qcow2.allocation import WritableQcow2Layer
 
-            return WritableQcow2Layer(storage, header, data)
+            return WritableQcow2Layer(storage, header, data, cipher=cipher)
         from vmimg.formats.qcow2.layer import Qcow2Layer
 
-        return Qcow2Layer(storage, header, data)
+        return Qcow2Layer(storage, header, data, cipher=cipher)
 
     def writer(
         self,
@@ -91,9 +84,16 @@ class Qcow2Driver(Driver):
     ) -> Writer:
         from vmimg.formats.qcow2.writer import Qcow2Writer
 
-        return Qcow2Writer(size, options, parent=parent)
+        return Qcow2Writer(size, options, parent=parent, name=name, keys=keys)
 
-    def check(self, storage: Storage, *, companions: Companions, repair: str = "") -> CheckReport:
+    def check(
+        self,
+        storage: Storage,
+        *,
+        companions: Companions,
+        repair: str = "",
+        keys: Keys | None = None,
+    ) -> CheckReport:
         from vmimg.formats.qcow2.check import check_image
 
         return check_image(storage, companions=companions, repair=repair)
@@ -149,8 +149,8 @@ def _notes(header: Qcow2Header) -> list[str]:
         notes.append("marked as corrupt: run vmimg check --repair all before writing to it")
     if header.incompatible_features & s.DIRTY:
         notes.append("not closed properly: run vmimg check --repair all before writing to it")
-    if header.crypt_method:
-        notes.append(f"encrypted with {_CRYPT_NAMES[header.crypt_method]}: cannot be read yet")
+    if header.crypt_method == s.CRYPT_AES:
+        notes.append("encrypted with QEMU's legacy AES: a wrong passphrase is not noticed")
     if header.backing_file is not None and header.backing_format is None:
         notes.append("does not say which format its backing file has: pass --backing-format")
     return notes

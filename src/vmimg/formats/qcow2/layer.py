@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from vmimg.codecs import codec
 from vmimg.disk.blockmap import COMPRESSED, BlockLayer, Blocks
+from vmimg.disk.crypt import DataCipher
 from vmimg.disk.extent import Kind
 from vmimg.disk.layer import ParentRef
 from vmimg.disk.pages import PageCache
-from vmimg.errors import FormatError, UnsupportedFeature
+from vmimg.errors import FormatError
 from vmimg.formats.qcow2 import structures as s
+from vmimg.formats.qcow2.encryption import sealed_cipher
 from vmimg.formats.qcow2.header import Qcow2Header
 from vmimg.storage.base import Buffer, Storage
 
@@ -39,8 +41,9 @@ _LOW_32 = np.uint64(0xFFFF_FFFF)
 class Qcow2Layer(BlockLayer):
     """One qcow2 file.
 
-    ``data``: the external data file, or ``storage`` itself. ``l1_table`` (offset, entries) and
-    ``size`` name a snapshot's instead of the active ones.
+    ``data``: the external data file, or ``storage`` itself. ``cipher``: of an encrypted image, None
+    to open it sealed. ``l1_table`` (offset, entries) and ``size`` name a snapshot's instead of the
+    active ones.
     """
 
     format = "qcow2"
@@ -51,15 +54,13 @@ class Qcow2Layer(BlockLayer):
         header: Qcow2Header,
         data: Storage | None = None,
         *,
+        cipher: DataCipher | None = None,
         l1_table: tuple[int, int] | None = None,
         size: int | None = None,
     ) -> None:
         super().__init__()
         if header.crypt_method:
-            method = "LUKS" if header.crypt_method == s.CRYPT_LUKS else "AES"
-            raise UnsupportedFeature(
-                f"{storage.name}: it is encrypted with {method}; reading that is not supported yet"
-            )
+            self.cipher = cipher or sealed_cipher(storage.name, header)
         self.storage = storage
         self.header = header
         self.data = data if data is not None else storage

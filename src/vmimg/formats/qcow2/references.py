@@ -16,12 +16,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vmimg.errors import FormatError, StorageError, UnsupportedFeature
+from vmimg.errors import FormatError, UnsupportedFeature
 from vmimg.formats.qcow2 import structures as s
 from vmimg.formats.qcow2.bitmaps import IN_USE, Bitmap, read_bitmaps, read_extension
 from vmimg.formats.qcow2.header import Qcow2Header
 from vmimg.formats.qcow2.snapshots import SnapshotRecord, read_snapshots
-from vmimg.storage.base import Buffer, Storage
+from vmimg.storage.base import Storage
+from vmimg.storage.view import ReadOnlyView
 from vmimg.units import MIB, align_up, format_size
 
 __all__ = ["Findings", "L2Tables", "References", "Span", "gather", "read_padded"]
@@ -167,34 +168,17 @@ def gather(storage: Storage, header: Qcow2Header, findings: Findings) -> Referen
     return references
 
 
-class _Endless(Storage):
-    """A file that goes on with zeros, as QEMU reads one. Only for reading."""
+class _Endless(ReadOnlyView):
+    """A file that goes on with zeros, as QEMU reads one."""
 
     def __init__(self, storage: Storage) -> None:
-        self.name = storage.name
-        self.size = 1 << 63
-        self._storage = storage
+        super().__init__(storage, 1 << 63)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = read_padded(self._storage, offset, len(buffer))
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise self._read_only()
-
-    def zero(self, offset: int, length: int) -> None:
-        raise self._read_only()
-
-    def resize(self, size: int) -> None:
-        raise self._read_only()
-
-    def flush(self) -> None:
-        pass
+        buffer[:] = read_padded(self._base, offset, len(buffer))
 
     def close(self) -> None:
         pass
-
-    def _read_only(self) -> StorageError:
-        return StorageError(f"{self.name}: is open for reading only")
 
 
 def read_padded(storage: Storage, offset: int, length: int) -> bytearray:

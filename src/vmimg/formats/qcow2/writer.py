@@ -2,7 +2,8 @@
 
 ::
 
-    header | data and compressed clusters, each L2 table behind the data it maps,
+    header | LUKS header and key slots, if encrypted
+           | data and compressed clusters, each L2 table behind the data it maps,
            | each refcount block behind the clusters it counts | L1 | last refcount blocks |
            refcount table
 
@@ -23,8 +24,10 @@ from vmimg.disk.layer import ParentRef
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import Companion, Writer
+from vmimg.formats.keys import Keys
 from vmimg.formats.qcow2 import structures as s
 from vmimg.formats.qcow2.header import Extension, Qcow2Header, pack_header
+from vmimg.formats.qcow2.newencryption import Encryption, encryption_method, new_encryption
 from vmimg.formats.qcow2.refcounts import pack_refcounts
 from vmimg.units import MIB, align_up, format_size
 
@@ -43,15 +46,26 @@ _ALL_ALLOCATED = np.uint64(0xFFFF_FFFF)
 _ALL_ZERO = np.uint64(0xFFFF_FFFF << 32)
 _COPIED = np.uint64(s.COPIED)
 _ZERO_FLAG = np.uint64(s.ZERO_FLAG)
+_NO_FLAG = np.uint64(0)
 
 
 class Qcow2Writer(Writer):
     """See Writer. ``size`` is the virtual size in bytes; ``options`` are parsed."""
 
     def __init__(
-        self, size: int, options: Mapping[str, OptionValue], parent: ParentRef | None = None
+        self,
+        size: int,
+        options: Mapping[str, OptionValue],
+        parent: ParentRef | None = None,
+        *,
+        name: str = "disk",
+        keys: Keys | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
+        self._given = (size, options, parent)
         self._header = new_header(size, options, parent)
+        self._encryption = encryption or new_encryption(options, name, keys)
+        self.encrypted = self._header.crypt_method != s.CRYPT_NONE
         self.block_size = self._header.cluster_size
         self.preallocation = str(options["preallocation"])
         if self._header.external_data:
@@ -62,7 +76,7 @@ class Qcow2Writer(Writer):
                 # Only when every cluster is mapped does the data file stay a valid raw image
                 # whatever is written later; QEMU forces the same.
                 self.preallocation = "metadata"
-        else:
+        elif not self.encrypted:  # QEMU does not compress what is encrypted
             self.codec = codec(s.COMPRESSION_CODECS[self._header.compression_type])
         self.hides_parent = self._header.version >= 3
         self._has_parent = parent is not None
@@ -80,6 +94,16 @@ class Qcow2Writer(Writer):
         self._open_count = 0
         """Compressed blocks in that cluster so far."""
         self._file_size = 0
+        self._volume_at = 0
+        """Where the LUKS header is to be written; 0: there is none, or it was."""
+        if self._encryption is not None and self._encryption.volume is not None:
+            length = self._encryption.volume.payload_offset
+            self._volume_at = self._allocate(-(-length // self.block_size))
+            extension = bytes(s.EncryptionExtension(self._volume_at, length))
+            self._header.extensions = (
+                Extension(s.EXT_ENCRYPTION, extension),
+                *self._header.extensions,
+            )
 
     def place(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         return self._place(blocks, _ALL_ALLOCATED)
@@ -87,6 +111,9 @@ class Qcow2Writer(Writer):
     def reserve(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         # Above a parent, subclusters that nobody wrote must stay unallocated to let it show
         # through.
+        if self.encrypted:
+            # What nobody wrote would read as noise. Zero clusters keep their place.
+            return self._place(blocks, np.uint64(0) if self._has_parent else _ALL_ZERO, _ZERO_FLAG)
         return self._place(blocks, np.uint64(0) if self._has_parent else _ALL_ALLOCATED)
 
     def place_zeros(self, blocks: NDArray[np.int64]) -> None:
@@ -110,11 +137,23 @@ class Qcow2Writer(Writer):
         self._assign(np.array([block], np.int64), np.array([entry], np.uint64), np.uint64(0))
         return offset
 
+    def encrypt(self, address: int, virtual: int, data: memoryview) -> None:
+        assert self._encryption is not None
+        place = address - _DATA_START if self.companions else address
+        self._encryption.cipher.encrypt(place, virtual, data)
+
+    def twin(self) -> Qcow2Writer | None:
+        if self._encryption is None:
+            return None
+        size, options, parent = self._given
+        return Qcow2Writer(size, options, parent, encryption=self._encryption)
+
     @property
     def settled(self) -> int:
         return self._open_at or self._next * self.block_size
 
     def drain(self, done: int) -> Iterator[tuple[int, bytes]]:
+        yield from self._volume_parts()
         per_table = self._header.l2_entries
         for index in sorted(self._tables):
             if (index + 1) * per_table <= done:
@@ -128,6 +167,7 @@ class Qcow2Writer(Writer):
             yield self._close_refblock(self._header.refcounts_per_block)
 
     def finish(self) -> Iterator[tuple[int, bytes]]:
+        yield from self._volume_parts()
         for index in sorted(self._tables):
             yield self._close_table(index)
         self._open_at = self._open_count = 0
@@ -153,7 +193,8 @@ class Qcow2Writer(Writer):
     def full_size(self) -> int:
         header, cluster = self._header, self.block_size
         blocks = 0 if header.external_data else -(-header.size // cluster)
-        used = 1 + blocks + header.l1_needed + max(1, -(-header.l1_size * 8 // cluster))
+        first = self._first_cluster
+        used = first + blocks + header.l1_needed + max(1, -(-header.l1_size * 8 // cluster))
         data = header.size if header.external_data else 0
         return (used + sum(self._refcount_room(used))) * cluster + data
 
@@ -165,7 +206,21 @@ class Qcow2Writer(Writer):
     def companion_sizes(self) -> tuple[int, ...]:
         return (self._header.size,) if self.companions else ()
 
-    def _place(self, blocks: NDArray[np.int64], bitmap: np.uint64) -> NDArray[np.int64]:
+    @property
+    def _first_cluster(self) -> int:
+        """Clusters of the header, and of the LUKS header."""
+        volume = self._encryption.volume if self._encryption is not None else None
+        return 1 + (-(-volume.payload_offset // self.block_size) if volume is not None else 0)
+
+    def _volume_parts(self) -> Iterator[tuple[int, bytes]]:
+        start, self._volume_at = self._volume_at, 0
+        if start and self._encryption is not None and self._encryption.volume is not None:
+            for offset, data in self._encryption.volume.parts:
+                yield start + offset, data
+
+    def _place(
+        self, blocks: NDArray[np.int64], bitmap: np.uint64, flag: np.uint64 = _NO_FLAG
+    ) -> NDArray[np.int64]:
         cluster = self.block_size
         if self._header.external_data:
             offsets = blocks * cluster
@@ -174,7 +229,11 @@ class Qcow2Writer(Writer):
             first = self._allocate(len(blocks))
             offsets = first + np.arange(len(blocks), dtype=np.int64) * cluster
             start = 0
-        self._assign(blocks, offsets.astype(np.uint64) | _COPIED, bitmap)
+        if not self._header.extended_l2:  # with subclusters the bitmap says it
+            entries = offsets.astype(np.uint64) | _COPIED | flag
+        else:
+            entries = offsets.astype(np.uint64) | _COPIED
+        self._assign(blocks, entries, bitmap)
         return offsets + start
 
     def _assign(
@@ -275,6 +334,10 @@ def new_header(
     refcount_bits = int(options["refcount_bits"])
     compression = s.COMPRESSION_NAMES.index(str(options["compression_type"]))
     data_file = options.get("data_file")
+    crypt_method = encryption_method(options)
+    encrypted = crypt_method != s.CRYPT_NONE
+    if encrypted and options["data_file_raw"]:
+        raise OptionError("data_file_raw=on cannot be combined with encryption")
     if version == 2:
         for name, wanted in (
             ("lazy_refcounts", options["lazy_refcounts"]),
@@ -282,6 +345,7 @@ def new_header(
             ("refcount_bits", refcount_bits != 16),
             ("compression_type", compression),
             ("data_file", data_file),
+            ("preallocation", encrypted and options["preallocation"] != "off"),
         ):
             if wanted:
                 raise OptionError(f"{name}={options[name]} needs compat=1.1")
@@ -302,6 +366,7 @@ def new_header(
         l1_table_offset=0,
         refcount_table_offset=0,
         refcount_table_clusters=0,
+        crypt_method=crypt_method,
         refcount_order=refcount_bits.bit_length() - 1,
         compression_type=compression,
         compatible_features=s.LAZY_REFCOUNTS if options["lazy_refcounts"] else 0,

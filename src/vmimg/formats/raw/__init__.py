@@ -10,7 +10,7 @@ RAW = Format(
     name="raw",
     title="Raw disk",
     implementation="vmimg.formats.raw.driver:RawDriver",
-    extensions=(".raw", ".img", ".bin", ".dd"),
+    extensions=(".raw", ".img", ".bin", ".dd", ".flp", ".vfd", ".ima"),
     options=(
         Option("preallocation", "allocate ahead", default="off", choices=("off", "falloc", "full")),
     ),

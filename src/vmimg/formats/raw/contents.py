@@ -16,20 +16,23 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, TypeVar
 
-from vmimg.formats import luks
+from vmimg.formats.iso.volume import read_volume
+from vmimg.formats.luks import structures as luks
+from vmimg.formats.raw import floppy
 from vmimg.formats.raw import structures as s
+from vmimg.formats.raw.floppy import Floppy
 from vmimg.storage.base import Storage
 from vmimg.units import format_size
 
-__all__ = ["Contents", "Partition", "examine"]
+__all__ = ["Contents", "Partition", "View", "examine", "partition_tables"]
 
 # Read once for each disk or partition: all but a few of the structures lie in it.
 _HEAD_BYTES: Final = 72 << 10
 # Partitions whose own contents are looked at, and links of a chain of extended partitions.
 _MAX_EXAMINED: Final = 16
 _MAX_LOGICAL: Final = 128
-# A disk with more data than this is not searched for a byte that is not zero.
-_MAX_BLANK_BYTES: Final = 1 << 20
+# A disk with more data than this is not searched for a byte that is not zero. Floppies have less.
+_MAX_BLANK_BYTES: Final = 3 << 20
 _MAX_BLANK_EXTENTS: Final = 64
 
 
@@ -52,10 +55,11 @@ class Partition:
 class Contents:
     """What was recognised.
 
-    ``kind``: "mbr", "gpt", "filesystem", "volume" (LVM, LUKS, swap, RAID), "iso9660", "wrapper" (a
-    file that is no disk itself), "blank", "unknown". ``name``: which file system or volume.
-    ``size``: the bytes that it says it takes. ``traits``: further facts in a word or two.
-    ``problems``: what does not fit, in sentences.
+    ``kind``: "mbr", "gpt", "apm", "filesystem", "volume" (LVM, LUKS, swap, RAID), "iso9660" (UDF
+    too), "wrapper" (a file that is no disk itself), "blank", "unknown". ``name``: which file system
+    or volume. ``size``: the bytes that it says it takes. ``traits``: further facts in a word or
+    two. ``floppy``: which kind of floppy it is on, if it is one. ``problems``: what does not fit,
+    in sentences.
     """
 
     kind: str
@@ -65,18 +69,21 @@ class Contents:
     size: int | None = None
     sector_size: int | None = None
     traits: tuple[str, ...] = ()
+    floppy: Floppy | None = None
     partitions: tuple[Partition, ...] = ()
     problems: tuple[str, ...] = ()
 
     def title(self) -> str:
         """In a few words: ``ext4 "root"``, ``GPT, 3 partitions``."""
         text = _TITLES.get(self.kind, self.name)
-        if self.kind in ("mbr", "gpt"):
+        if self.kind in ("mbr", "gpt", "apm"):
             count = len(self.partitions)
             text += f", {count} partition{'' if count == 1 else 's'}"
         if self.label:
             text += f' "{self.label}"'
-        return ", ".join((text, *self.traits))
+        if self.floppy is None:
+            return ", ".join((text, *self.traits))
+        return f"{self.floppy.title()}: " + ", ".join((text, *self.traits, *self.floppy.facts()))
 
     def lines(self) -> list[str]:
         """For people: the title, a line for each partition, the problems."""
@@ -95,17 +102,33 @@ class Contents:
 
 def examine(storage: Storage) -> Contents:
     """What is on the disk that ``storage`` holds byte by byte. Raises StorageError only."""
-    view = _View(storage, 0, storage.size)
-    found = _iso(view) or _partitioned(view) or _bare(view) or _wrapper(view)
-    if found is not None:
-        return found
-    return Contents("blank" if _is_blank(storage) else "unknown")
+    view = View(storage, 0, storage.size)
+    found = _disc(view) or _floppy(view) or _partitioned(view) or _bare(view) or _wrapper(view)
+    if found is None:
+        traits = ("with a boot sector",) if view.read(510, 2) == s.MBR_SIGNATURE else ()
+        found = Contents("blank" if _is_blank(storage) else "unknown", traits=traits)
+    if found.kind in ("filesystem", "blank", "unknown") and found.floppy is None:
+        found = replace(found, floppy=floppy.by_size(storage.size))
+    return found
+
+
+def partition_tables(storage: Storage) -> tuple[Contents, ...]:
+    """All partition tables of the disk, without looking into the partitions: a hybrid disc has up
+    to three, so that each kind of firmware finds one it knows. An MBR that only protects a GPT is
+    none.
+    """
+    view = View(storage, 0, storage.size)
+    gpt, mbr, apm = _gpt(view), _mbr(view), _apm(view)
+    protective = f"0x{s.MBR_PROTECTIVE:02x}"
+    if mbr is not None and gpt is not None and {p.type for p in mbr.partitions} == {protective}:
+        mbr = None
+    return tuple(table for table in (gpt, mbr, apm) if table is not None)
 
 
 _TITLES: Final = {
     "mbr": "MBR",
     "gpt": "GPT",
-    "iso9660": "ISO 9660",
+    "apm": "Apple partition map",
     "blank": "blank: nothing but zeros",
     "unknown": "no partition table or file system that is known",
 }
@@ -113,7 +136,7 @@ _TITLES: Final = {
 _Structure = TypeVar("_Structure", bound=ctypes.Structure)
 
 
-class _View:
+class View:
     """A disk or a partition: reads are cut at its end, and come back empty behind it."""
 
     def __init__(self, storage: Storage, start: int, size: int) -> None:
@@ -142,8 +165,8 @@ class _View:
 # Partition tables
 
 
-def _partitioned(view: _View) -> Contents | None:
-    found = _gpt(view) or _mbr(view)
+def _partitioned(view: View) -> Contents | None:
+    found = _gpt(view) or _mbr(view) or _apm(view)
     if found is None:
         return None
     examined = [
@@ -155,13 +178,14 @@ def _partitioned(view: _View) -> Contents | None:
     return replace(found, partitions=tuple(examined))
 
 
-def _inside(view: _View, partition: Partition) -> Contents | None:
+def _inside(view: View, partition: Partition) -> Contents | None:
     if partition.start >= view.size or partition.size <= 0:
         return None
-    return _bare(_View(view.storage, view.start + partition.start, partition.size))
+    inner = View(view.storage, view.start + partition.start, partition.size)
+    return _disc(inner, hybrid=False) or _bare(inner)
 
 
-def _mbr(view: _View) -> Contents | None:
+def _mbr(view: View) -> Contents | None:
     mbr = view.structure(s.Mbr, 0)
     if mbr is None or bytes(mbr.signature) != s.MBR_SIGNATURE:
         return None
@@ -204,7 +228,7 @@ def _mbr_partition(number: int, entry: s.MbrEntry, base: int) -> Partition:
     )
 
 
-def _logical(view: _View, extended: int) -> Iterator[Partition]:
+def _logical(view: View, extended: int) -> Iterator[Partition]:
     """Partitions inside an extended one: a chain of sectors that each describe one and the next."""
     sector, seen = extended, {0}
     while sector not in seen and len(seen) <= _MAX_LOGICAL:
@@ -220,7 +244,7 @@ def _logical(view: _View, extended: int) -> Iterator[Partition]:
         sector = extended + following.starting_lba
 
 
-def _gpt(view: _View) -> Contents | None:
+def _gpt(view: View) -> Contents | None:
     for sector_size in s.GPT_SECTOR_SIZES:
         problems: list[str] = []
         header = _gpt_header(view, sector_size, 1, problems)
@@ -252,7 +276,7 @@ def _gpt(view: _View) -> Contents | None:
     return None
 
 
-def _gpt_header(view: _View, sector_size: int, lba: int, problems: list[str]) -> s.GptHeader | None:
+def _gpt_header(view: View, sector_size: int, lba: int, problems: list[str]) -> s.GptHeader | None:
     """The header in sector ``lba`` if it is one whose checksum is right."""
     data = view.read(lba * sector_size, sector_size) if lba > 0 else b""
     if len(data) < ctypes.sizeof(s.GptHeader) or data[:8] != s.GPT_SIGNATURE:
@@ -275,7 +299,7 @@ def _gpt_header(view: _View, sector_size: int, lba: int, problems: list[str]) ->
     return header
 
 
-def _check_backup(view: _View, sector_size: int, header: s.GptHeader, last: int) -> Iterator[str]:
+def _check_backup(view: View, sector_size: int, header: s.GptHeader, last: int) -> Iterator[str]:
     where = int(header.alternate_lba)
     if where > last:
         missing = (where + 1) * sector_size
@@ -293,7 +317,7 @@ def _check_backup(view: _View, sector_size: int, header: s.GptHeader, last: int)
 
 
 def _gpt_partitions(
-    view: _View, sector_size: int, header: s.GptHeader, problems: list[str]
+    view: View, sector_size: int, header: s.GptHeader, problems: list[str]
 ) -> list[Partition]:
     count, width = int(header.number_of_partition_entries), int(header.size_of_partition_entry)
     start = int(header.partition_entry_lba) * sector_size
@@ -328,7 +352,7 @@ def _gpt_partitions(
     return partitions
 
 
-def _is_protected(view: _View) -> bool:
+def _is_protected(view: View) -> bool:
     mbr = view.structure(s.Mbr, 0)
     return (
         mbr is not None
@@ -337,7 +361,36 @@ def _is_protected(view: _View) -> bool:
     )
 
 
-def _outside(view: _View, partitions: list[Partition]) -> Iterator[str]:
+def _apm(view: View) -> Contents | None:
+    """Apple's map: a sector for each partition, from the second on, itself among them."""
+    for sector_size in s.APM_SECTOR_SIZES:
+        first = view.structure(s.ApmEntry, sector_size)
+        if first is None or first.pmSig != s.APM_SIGNATURE:
+            continue
+        partitions = []
+        for number in range(1, min(int(first.pmMapBlkCnt), s.MAX_APM_ENTRIES) + 1):
+            entry = view.structure(s.ApmEntry, number * sector_size)
+            if entry is None or entry.pmSig != s.APM_SIGNATURE:
+                break
+            partitions.append(
+                Partition(
+                    number=number,
+                    start=int(entry.pmPyPartStart) * sector_size,
+                    size=int(entry.pmPartBlkCnt) * sector_size,
+                    type=_text(entry.pmParType),
+                    label=_text(entry.pmPartName),
+                )
+            )
+        return Contents(
+            "apm",
+            sector_size=sector_size,
+            partitions=tuple(partitions),
+            problems=tuple(_outside(view, partitions)),
+        )
+    return None
+
+
+def _outside(view: View, partitions: list[Partition]) -> Iterator[str]:
     for partition in partitions:
         end = partition.start + partition.size
         protective = partition.type == f"0x{s.MBR_PROTECTIVE:02x}"
@@ -351,41 +404,50 @@ def _outside(view: _View, partitions: list[Partition]) -> Iterator[str]:
 # Everything else
 
 
-def _iso(view: _View) -> Contents | None:
-    primary: s.IsoVolumeDescriptor | None = None
-    traits: list[str] = []
-    for number in range(s.ISO_MAX_DESCRIPTORS):
-        offset = (s.ISO_FIRST_DESCRIPTOR + number) * s.ISO_SECTOR
-        head = view.read(offset, 64)
-        if head[1:6] == b"CD001":
-            if head[0] == 0 and head[7:].startswith(s.EL_TORITO):
-                traits.append("El Torito boot")
-            if head[0] == 1 and primary is None:
-                primary = view.structure(s.IsoVolumeDescriptor, offset)
-            if head[0] == 2 and view.read(offset + 88, 2) == b"%/":
-                traits.append("Joliet")
-        elif head[1:6] in (b"NSR02", b"NSR03"):
-            traits.append("UDF")
-        elif head[1:6] not in (b"BEA01", b"TEA01"):
-            break
-    if primary is None:
-        return _simple("iso9660", name="UDF") if "UDF" in traits else None
-    hybrid = _partitioned(view)
-    if hybrid is not None:
-        traits.append(f"hybrid {hybrid.kind.upper()}")
-    size = primary.volume_space_size * primary.logical_block_size
+def _disc(view: View, *, hybrid: bool = True) -> Contents | None:
+    """ISO 9660 or UDF; ``hybrid``: with a partition table in front, if there is one."""
+    volume = read_volume(view)
+    if volume is None:
+        return None
+    traits = []
+    if volume.el_torito:
+        traits.append("El Torito boot")
+    if volume.joliet is not None:
+        traits.append("Joliet")
+    if volume.udf is not None and volume.iso9660:
+        traits.append("UDF")
+    table = _partitioned(view) if hybrid else None
+    if table is not None:
+        traits.append(f"hybrid {table.kind.upper()}")
     return Contents(
         "iso9660",
-        name="ISO 9660",
-        label=_text(primary.volume_identifier),
-        size=size,
+        name=volume.name,
+        label=volume.label,
+        size=volume.size,
         traits=tuple(traits),
-        partitions=hybrid.partitions if hybrid is not None else (),
-        problems=tuple(_too_long(view, size)),
+        partitions=table.partitions if table is not None else (),
+        problems=volume.problems,
     )
 
 
-def _bare(view: _View) -> Contents | None:
+def _floppy(view: View) -> Contents | None:
+    """A floppy with a FAT, on which boot code may well look like a partition table."""
+    fat = _fat(view, signed=floppy.by_size(view.size) is None)
+    if fat is None:
+        old = floppy.old_fat(view.read, view.size)
+        if old is None:
+            return None
+        traits = ("without a BPB",)
+        return Contents("filesystem", name="FAT12", size=old.size, traits=traits, floppy=old)
+    known = floppy.inspect_fat(view.read, view.size) if fat.name == "FAT12" else None
+    if known is None:
+        return None
+    kind, label, problems = known
+    problems += _too_long(view, fat.size)
+    return replace(fat, label=fat.label or label, floppy=kind, problems=tuple(problems))
+
+
+def _bare(view: View) -> Contents | None:
     """A file system or volume that begins where ``view`` begins."""
     for probe in _PROBES:
         found = probe(view)
@@ -397,7 +459,7 @@ def _bare(view: _View) -> Contents | None:
     return None
 
 
-def _wrapper(view: _View) -> Contents | None:
+def _wrapper(view: View) -> Contents | None:
     for offset, magic, name in s.WRAPPER_MAGICS:
         if view.read(offset, len(magic)) == magic:
             problem = (
@@ -407,7 +469,7 @@ def _wrapper(view: _View) -> Contents | None:
     return None
 
 
-def _too_long(view: _View, size: int | None) -> Iterator[str]:
+def _too_long(view: View, size: int | None) -> Iterator[str]:
     # Sizes are rounded up by some makers; less than 64 KiB is not worth a word.
     if size is not None and size > view.size + (64 << 10):
         yield (
@@ -428,7 +490,7 @@ def _is_blank(storage: Storage) -> bool:
     return True
 
 
-def _ext(view: _View) -> Contents | None:
+def _ext(view: View) -> Contents | None:
     block = view.structure(s.ExtSuperblock, 1024)
     if block is None or block.s_magic != 0xEF53 or block.s_log_block_size > 6:
         return None
@@ -445,7 +507,7 @@ def _ext(view: _View) -> Contents | None:
     return _simple("filesystem", name, _text(block.s_volume_name), _uuid(block.s_uuid), size)
 
 
-def _xfs(view: _View) -> Contents | None:
+def _xfs(view: View) -> Contents | None:
     block = view.structure(s.XfsSuperblock, 0)
     if block is None or block.sb_magicnum != b"XFSB":
         return None
@@ -453,7 +515,7 @@ def _xfs(view: _View) -> Contents | None:
     return _simple("filesystem", "XFS", _text(block.sb_fname), _uuid(block.sb_uuid), size)
 
 
-def _btrfs(view: _View) -> Contents | None:
+def _btrfs(view: View) -> Contents | None:
     block = view.structure(s.BtrfsSuperblock, 65536)
     if block is None or block.magic != b"_BHRfS_M":
         return None
@@ -462,7 +524,7 @@ def _btrfs(view: _View) -> Contents | None:
     return _simple("filesystem", "btrfs", _text(block.label), _uuid(block.fsid), size)
 
 
-def _ntfs(view: _View) -> Contents | None:
+def _ntfs(view: View) -> Contents | None:
     block = view.structure(s.NtfsBootSector, 0)
     if block is None or block.oem_id != b"NTFS    ":
         return None
@@ -470,7 +532,7 @@ def _ntfs(view: _View) -> Contents | None:
     return _simple("filesystem", "NTFS", "", f"{block.volume_serial:016X}", size)
 
 
-def _exfat(view: _View) -> Contents | None:
+def _exfat(view: View) -> Contents | None:
     block = view.structure(s.ExfatBootSector, 0)
     if block is None or block.file_system_name != b"EXFAT   ":
         return None
@@ -480,9 +542,10 @@ def _exfat(view: _View) -> Contents | None:
     return _simple("filesystem", "exFAT", "", _serial(block.volume_serial_number), size)
 
 
-def _fat(view: _View) -> Contents | None:
+def _fat(view: View, *, signed: bool = True) -> Contents | None:
+    """``signed`` False takes it without the mark at the sector's end, which old floppies lack."""
     block = view.structure(s.FatBootSector, 0)
-    if block is None or view.read(510, 2) != s.MBR_SIGNATURE:
+    if block is None or (signed and view.read(510, 2) != s.MBR_SIGNATURE):
         return None
     sector, cluster = int(block.BPB_BytsPerSec), int(block.BPB_SecPerClus)
     if (
@@ -517,14 +580,14 @@ def _fat(view: _View) -> Contents | None:
     return _simple("filesystem", name, label, serial, sectors * sector)
 
 
-def _squashfs(view: _View) -> Contents | None:
+def _squashfs(view: View) -> Contents | None:
     block = view.structure(s.SquashfsSuperblock, 0)
     if block is None or block.s_magic != b"hsqs":
         return None
     return _simple("filesystem", "squashfs", size=int(block.bytes_used))
 
 
-def _f2fs(view: _View) -> Contents | None:
+def _f2fs(view: View) -> Contents | None:
     block = view.structure(s.F2fsSuperblock, 1024)
     if block is None or block.magic != 0xF2F52010 or block.log_blocksize > 16:
         return None
@@ -532,7 +595,7 @@ def _f2fs(view: _View) -> Contents | None:
     return _simple("filesystem", "F2FS", _utf16(block.volume_name), _uuid(block.uuid), size)
 
 
-def _hfs_plus(view: _View) -> Contents | None:
+def _hfs_plus(view: View) -> Contents | None:
     block = view.structure(s.HfsPlusHeader, 1024)
     if block is None or (block.signature, block.version) not in ((b"H+", 4), (b"HX", 5)):
         return None
@@ -540,7 +603,7 @@ def _hfs_plus(view: _View) -> Contents | None:
     return _simple("filesystem", name, size=block.blockSize * block.totalBlocks)
 
 
-def _apfs(view: _View) -> Contents | None:
+def _apfs(view: View) -> Contents | None:
     block = view.structure(s.ApfsSuperblock, 0)
     if block is None or block.nx_magic != b"NXSB":
         return None
@@ -548,7 +611,7 @@ def _apfs(view: _View) -> Contents | None:
     return _simple("filesystem", "APFS", "", _uuid(block.nx_uuid), size)
 
 
-def _swap(view: _View) -> Contents | None:
+def _swap(view: View) -> Contents | None:
     for page in s.SWAP_PAGE_SIZES:
         signature = view.read(page - 10, 10)
         if signature not in (b"SWAPSPACE2", b"SWAP-SPACE"):
@@ -561,7 +624,7 @@ def _swap(view: _View) -> Contents | None:
     return None
 
 
-def _lvm(view: _View) -> Contents | None:
+def _lvm(view: View) -> Contents | None:
     for sector in range(4):
         label = view.structure(s.LvmLabel, sector * s.SECTOR)
         if label is None or label.id != b"LABELONE" or label.type != b"LVM2 001":
@@ -579,7 +642,7 @@ def _lvm(view: _View) -> Contents | None:
     return None
 
 
-def _luks(view: _View) -> Contents | None:
+def _luks(view: View) -> Contents | None:
     data = view.read(0, luks.HEADER_BYTES)
     version = luks.luks_version(data)
     if version == 2 and len(data) == luks.HEADER_BYTES:
@@ -593,7 +656,7 @@ def _luks(view: _View) -> Contents | None:
     return None
 
 
-def _zfs(view: _View) -> Contents | None:
+def _zfs(view: View) -> Contents | None:
     # The ring of uberblocks in the first label; a pool fills any of its slots first.
     ring = view.read(128 << 10, 128 << 10)
     magics = (b"\x0c\xb1\xba\x00\x00\x00\x00\x00", b"\x00\x00\x00\x00\x00\xba\xb1\x0c")
@@ -602,7 +665,7 @@ def _zfs(view: _View) -> Contents | None:
     return None
 
 
-_PROBES: Final[tuple[Callable[[_View], Contents | None], ...]] = (
+_PROBES: Final[tuple[Callable[[View], Contents | None], ...]] = (
     _luks,
     _lvm,
     _ext,
@@ -680,11 +743,11 @@ def _partition_lines(partitions: tuple[Partition, ...]) -> Iterator[str]:
         ).rstrip()
 
 
-def _to_json(item: Contents | Partition) -> dict[str, Any]:
+def _to_json(item: Contents | Partition | Floppy) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name in item.__slots__:
         value = getattr(item, name)
-        if isinstance(value, Contents):
+        if isinstance(value, Contents | Floppy):
             value = _to_json(value)
         elif isinstance(value, tuple):
             value = [_to_json(v) if isinstance(v, Partition) else v for v in value]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from vmimg.disk.extent import Extent, Kind
+from vmimg.disk.extent import Extent, Kind, joined
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
 from vmimg.formats.descriptor import OptionValue
@@ -87,17 +87,10 @@ class RawLayer(Layer):
         self.writable = writable
 
     def map(self, start: int, end: int) -> Iterator[Extent]:
-        held: Extent | None = None
-        for first, last, hole in self._pieces(start, end):
-            kind = Kind.ZERO if hole else Kind.DATA
-            if held is not None and held.kind == kind:
-                held = Extent(held.start, last - held.start, kind, held.start)
-                continue
-            if held is not None:
-                yield held
-            held = Extent(first, last - first, kind, first)
-        if held is not None:
-            yield held
+        return joined(
+            Extent(first, last - first, Kind.ZERO if hole else Kind.DATA, first)
+            for first, last, hole in self._pieces(start, end)
+        )
 
     def read_present(self, offset: int, buffer: memoryview) -> list[tuple[int, int]]:
         inside = max(0, min(len(buffer), self.storage.size - offset))

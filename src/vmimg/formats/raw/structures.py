@@ -1,9 +1,9 @@
 """What lies at the beginning of disks: partition tables and superblocks, field by field.
 
-Sources: UEFI specification 2.10 chapter 5 (MBR, GPT), ECMA-119 (ISO 9660), Linux's ext4.h,
-xfs_format.h, btrfs_tree.h, f2fs_fs.h, squashfs_fs.h, swap.h; Microsoft's FAT and exFAT
-specifications; LVM2's label.h; Apple's TN1150 (HFS+) and APFS reference. Superblocks end behind the
-last field that is used. No logic, no numpy.
+Sources: UEFI specification 2.10 chapter 5 (MBR, GPT), Apple's Inside Macintosh: Devices (APM),
+Linux's ext4.h, xfs_format.h, btrfs_tree.h, f2fs_fs.h, squashfs_fs.h, swap.h; Microsoft's FAT and
+exFAT specifications; LVM2's label.h; Apple's TN1150 (HFS+) and APFS reference. Discs are in
+`vmimg.formats.iso`. Superblocks end behind the last field that is used. No logic, no numpy.
 """
 
 from __future__ import annotations
@@ -160,6 +160,27 @@ GPT_TYPES: Final = {
     "7c3457ef-0000-11aa-aa11-00306543ecac": "Apple APFS",
     "aa31e02a-400f-11db-9590-000c2911d1b8": "VMware VMFS",
 }
+
+
+class ApmEntry(ctypes.BigEndianStructure):
+    """A partition of an Apple partition map."""
+
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (
+        ("pmSig", ctypes.c_uint16),
+        ("pmSigPad", ctypes.c_uint16),
+        ("pmMapBlkCnt", ctypes.c_uint32),
+        ("pmPyPartStart", ctypes.c_uint32),
+        ("pmPartBlkCnt", ctypes.c_uint32),
+        ("pmPartName", ctypes.c_uint8 * 32),
+        ("pmParType", ctypes.c_uint8 * 32),
+    )
+
+
+APM_SIGNATURE: Final = 0x504D
+APM_SECTOR_SIZES: Final = (512, 2048)
+MAX_APM_ENTRIES: Final = 64
 
 # File systems and volumes
 
@@ -425,33 +446,6 @@ class ApfsSuperblock(ctypes.LittleEndianStructure):
     )
 
 
-class IsoVolumeDescriptor(ctypes.LittleEndianStructure):
-    """The primary volume descriptor of ISO 9660; numbers in both byte orders, little first."""
-
-    _pack_ = 1
-    _layout_ = "ms"
-    _fields_ = (
-        ("volume_descriptor_type", ctypes.c_uint8),
-        ("standard_identifier", ctypes.c_char * 5),
-        ("volume_descriptor_version", ctypes.c_uint8),
-        ("unused_1", ctypes.c_uint8),
-        ("system_identifier", ctypes.c_uint8 * 32),
-        ("volume_identifier", ctypes.c_uint8 * 32),
-        ("unused_2", ctypes.c_uint8 * 8),
-        ("volume_space_size", ctypes.c_uint32),
-        ("volume_space_size_be", ctypes.c_uint32),
-        ("unused_3", ctypes.c_uint8 * 40),
-        ("logical_block_size", ctypes.c_uint16),
-        ("logical_block_size_be", ctypes.c_uint16),
-    )
-
-
-ISO_SECTOR: Final = 2048
-ISO_FIRST_DESCRIPTOR: Final = 16
-# Five are usual; the set ends with a terminator.
-ISO_MAX_DESCRIPTORS: Final = 16
-EL_TORITO: Final = b"EL TORITO SPECIFICATION"
-
 # (offset, magic, name) of what is recognised by its magic alone
 VOLUME_MAGICS: Final = (
     (3, b"-FVE-FS-", "BitLocker"),
@@ -473,10 +467,6 @@ VOLUME_MAGICS: Final = (
 # does.
 WRAPPER_MAGICS: Final = (
     (-512, b"conectix", "a VHD image whose footer is damaged"),
-    (0, b"QED\0", "a QED image"),
-    (0, b"WithoutFreeSpace", "a Parallels image"),
-    (0, b"WithouFreSpacExt", "a Parallels image"),
-    (-512, b"koly", "a DMG image"),
     (0, b"MSWIM\0\0\0", "a WIM archive"),
     (0, b"\x1f\x8b\x08", "gzip data"),
     (0, b"\xfd7zXZ\0", "xz data"),
