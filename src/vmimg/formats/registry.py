@@ -17,6 +17,7 @@ from vmimg.errors import OptionError
 from vmimg.formats.descriptor import Format
 from vmimg.formats.luks import LUKS
 from vmimg.formats.qcow2 import QCOW2
+from vmimg.formats.qed import QED
 from vmimg.formats.raw import RAW
 from vmimg.formats.vdi import VDI
 from vmimg.formats.vhd import VHD
@@ -38,6 +39,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             VHDX,
             VDI,
             LUKS,
+            QED,
         )
     }
 )
