@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vmimg.errors import OptionError
+from vmimg.formats.bochs import BOCHS
 from vmimg.formats.descriptor import Format
 from vmimg.formats.luks import LUKS
 from vmimg.formats.qcow2 import QCOW2
@@ -40,6 +41,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             VDI,
             LUKS,
             QED,
+            BOCHS,
         )
     }
 )
