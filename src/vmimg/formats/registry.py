@@ -15,8 +15,10 @@ from typing import Final
 
 from vmimg.errors import OptionError
 from vmimg.formats.bochs import BOCHS
+from vmimg.formats.cow import COW
 from vmimg.formats.descriptor import Format
 from vmimg.formats.luks import LUKS
+from vmimg.formats.qcow import QCOW
 from vmimg.formats.qcow2 import QCOW2
 from vmimg.formats.qed import QED
 from vmimg.formats.raw import RAW
@@ -35,6 +37,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         for format in (
             RAW,
             QCOW2,
+            QCOW,
+            COW,
             VMDK,
             VHD,
             VHDX,
