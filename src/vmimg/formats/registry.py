@@ -18,6 +18,7 @@ from vmimg.formats.bochs import BOCHS
 from vmimg.formats.cow import COW
 from vmimg.formats.descriptor import Format
 from vmimg.formats.luks import LUKS
+from vmimg.formats.parallels import PARALLELS
 from vmimg.formats.qcow import QCOW
 from vmimg.formats.qcow2 import QCOW2
 from vmimg.formats.qed import QED
@@ -43,6 +44,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             VHD,
             VHDX,
             VDI,
+            PARALLELS,
             LUKS,
             QED,
             BOCHS,
