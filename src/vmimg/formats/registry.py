@@ -17,6 +17,7 @@ from vmimg.errors import OptionError
 from vmimg.formats.bochs import BOCHS
 from vmimg.formats.cow import COW
 from vmimg.formats.descriptor import Format
+from vmimg.formats.dmg import DMG
 from vmimg.formats.luks import LUKS
 from vmimg.formats.parallels import PARALLELS
 from vmimg.formats.qcow import QCOW
@@ -44,6 +45,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             VHD,
             VHDX,
             VDI,
+            DMG,
             PARALLELS,
             LUKS,
             QED,
