@@ -15,6 +15,7 @@ from typing import Final
 
 from vmimg.errors import OptionError
 from vmimg.formats.bochs import BOCHS
+from vmimg.formats.cloop import CLOOP
 from vmimg.formats.cow import COW
 from vmimg.formats.descriptor import Format
 from vmimg.formats.dmg import DMG
@@ -48,6 +49,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             DMG,
             PARALLELS,
             LUKS,
+            CLOOP,
             QED,
             BOCHS,
         )
