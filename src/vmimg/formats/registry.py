@@ -25,6 +25,7 @@ from vmimg.formats.qcow import QCOW
 from vmimg.formats.qcow2 import QCOW2
 from vmimg.formats.qed import QED
 from vmimg.formats.raw import RAW
+from vmimg.formats.split import SPLIT
 from vmimg.formats.vdi import VDI
 from vmimg.formats.vhd import VHD
 from vmimg.formats.vhdx import VHDX
@@ -50,6 +51,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             PARALLELS,
             LUKS,
             CLOOP,
+            SPLIT,
             QED,
             BOCHS,
         )
