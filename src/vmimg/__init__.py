@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         FormatError,
         Interrupted,
         InUseError,
+        LockedImage,
         OptionError,
         StorageError,
         UnsafeImage,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from vmimg.formats.checking import check
     from vmimg.formats.driver import CheckReport, ImageInfo, Snapshot
     from vmimg.formats.info import DiskInfo, image_info
+    from vmimg.formats.iso.making import IsoResult, create_iso
+    from vmimg.formats.iso.seed import SeedResult, create_seed
     from vmimg.formats.opening import open_disk as open
     from vmimg.formats.registry import FORMATS
     from vmimg.transfer.compare import CompareResult, compare
@@ -56,12 +59,15 @@ __all__ = [
     "ImageInfo",
     "InUseError",
     "Interrupted",
+    "IsoResult",
     "Kind",
     "Layer",
+    "LockedImage",
     "MeasureResult",
     "OptionError",
     "ParentPolicy",
     "ParentRef",
+    "SeedResult",
     "Snapshot",
     "StorageError",
     "UnsafeImage",
@@ -72,6 +78,8 @@ __all__ = [
     "compare",
     "convert",
     "create",
+    "create_iso",
+    "create_seed",
     "dd",
     "image_info",
     "info",
@@ -90,6 +98,7 @@ _MODULES = {
         "FormatError",
         "InUseError",
         "Interrupted",
+        "LockedImage",
         "OptionError",
         "StorageError",
         "UnsafeImage",
@@ -99,6 +108,8 @@ _MODULES = {
     "formats.checking": ("check",),
     "formats.driver": ("CheckReport", "ImageInfo", "Snapshot"),
     "formats.info": ("DiskInfo", "image_info"),
+    "formats.iso.making": ("IsoResult", "create_iso"),
+    "formats.iso.seed": ("SeedResult", "create_seed"),
     "formats.opening": ("open",),
     "formats.registry": ("FORMATS",),
     "transfer.compare": ("CompareResult", "compare"),

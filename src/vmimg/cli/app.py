@@ -22,6 +22,7 @@ VERBS = {
         "compare",
         "measure",
         "dd",
+        "iso",
         "formats",
     )
 }

@@ -19,6 +19,7 @@ from vmimg.formats.cloop import CLOOP
 from vmimg.formats.cow import COW
 from vmimg.formats.descriptor import Format
 from vmimg.formats.dmg import DMG
+from vmimg.formats.iso import ISO
 from vmimg.formats.luks import LUKS
 from vmimg.formats.parallels import PARALLELS
 from vmimg.formats.qcow import QCOW
@@ -50,6 +51,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             DMG,
             PARALLELS,
             LUKS,
+            ISO,
             CLOOP,
             SPLIT,
             QED,
