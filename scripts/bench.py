@@ -1,4 +1,4 @@
-"""The bench: vmimg and qemu-img, in turn, on the same images, whole processes.
+"""The bench: vmimg and qemu-img (or dmg2img), in turn, on the same images, whole processes.
 
 An ext4 image is filled with real files of this machine, in memory where there is room, so that the
 programs are measured and not the disk. Each case runs A B A B, because a machine's speed drifts;
@@ -94,6 +94,8 @@ class Case:
     formats: tuple[str, str] | None = None
     """Of source and output, for a conversion; None where nothing is written."""
     compressed: bool = False
+    rival: str = "qemu-img"
+    """The program to compare with: a key of RIVALS, or qemu-img."""
     alone: bool = False
     """vmimg only: qemu-img would take minutes, and the target is seconds."""
 
@@ -155,6 +157,12 @@ CASES = (
     Case("VHD to raw", "vpc", Target(ratio=0.95), formats=("vpc", "raw")),
     Case("VHDX to raw", "vhdx", Target(ratio=0.95), formats=("vhdx", "raw")),
     Case("VDI to raw", "vdi", Target(ratio=0.95), formats=("vdi", "raw")),
+    Case("DMG, zlib, to raw", "udzo", Target(ratio=0.5), formats=("dmg", "raw")),
+    Case("DMG, zlib, to raw", "udzo", Target(), formats=("dmg", "raw"), rival="dmg2img"),
+    # QEMU's coders for these two are not among Debian's packages.
+    Case("DMG, bzip2, to raw", "udbz", Target(), formats=("dmg", "raw"), rival="dmg2img"),
+    Case("DMG, LZFSE, to raw", "ulfo", Target(), formats=("dmg", "raw"), alone=True),
+    Case("cloop to raw", "cloop", Target(ratio=0.5), formats=("cloop", "raw")),
     Case(
         "empty 64 TiB VHDX to VHDX",
         "empty-vhdx",
@@ -174,6 +182,9 @@ CASES = (
 )
 
 
+# What other programs are called with.
+RIVALS: Mapping[str, tuple[str, ...]] = {"dmg2img": ("dmg2img", "-s")}
+
 # How qemu-img makes the images that cases start from.
 EMPTY = {"empty": ("qcow2", "8T"), "empty-vhdx": ("vhdx", "64T")}
 SOURCES = {
@@ -185,6 +196,13 @@ SOURCES = {
     "vpc": ("-O", "vpc"),
     "vhdx": ("-O", "vhdx"),
     "vdi": ("-O", "vdi"),
+}
+# What it cannot make, vmimg does.
+OWN_SOURCES = {
+    "udzo": ("-O", "dmg"),
+    "udbz": ("-O", "dmg", "-o", "subformat=UDBZ"),
+    "ulfo": ("-O", "dmg", "-o", "subformat=ULFO"),
+    "cloop": ("-O", "cloop"),
 }
 
 
@@ -218,9 +236,10 @@ class Runs:
 class Images:
     """The images to convert, made when first wanted and dropped as soon as no case needs them."""
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int, vmimg: str) -> None:
         self.folder = folder
         self.size = size
+        self._vmimg = vmimg
         self.payload = 0
         self._made: dict[str, Path] = {}
 
@@ -236,7 +255,7 @@ class Images:
             self._made.pop(key).unlink()
 
     def make(self, key: str) -> Path:
-        """Make one image. All but the raw one are made by qemu-img, for both to read."""
+        """Make one image, for both to read: by qemu-img where it can make it."""
         path = self.folder / f"source-{key}"
         if key in EMPTY:
             format, size = EMPTY[key]
@@ -246,11 +265,14 @@ class Images:
             say(f"making an ext4 image of {self.size / GIB:g} GiB with real files")
             self.payload = make_file_system(path, self.size)
             return path
-        # In order (no -W), as most images in the world are.
-        command = ("convert", "-f", "raw", "-m", "16", *SOURCES[key])
         raw = self.get("raw")
         say(f"making the source: {key}")
-        run_quietly("qemu-img", *command, raw, path)
+        if key in OWN_SOURCES:
+            run_quietly(self._vmimg, "convert", "-f", "raw", *OWN_SOURCES[key], raw, path)
+        else:
+            # In order (no -W), as most images in the world are.
+            command = ("convert", "-f", "raw", "-m", "16", *SOURCES[key])
+            run_quietly("qemu-img", *command, raw, path)
         return path
 
 
@@ -262,23 +284,23 @@ def main() -> int:
     cases = [case for case in CASES if not options.case or re.search(options.case, case.name)]
     if not cases:
         stop(f"no case matches {options.case!r}; there are: " + "; ".join(c.name for c in CASES))
-    for program in ("qemu-img", "mke2fs"):
+    for program in sorted({"qemu-img", "mke2fs", *(case.rival for case in cases)}):
         if find_program(program) is None:
-            stop(f"{program} is not installed (Debian: qemu-utils, e2fsprogs)")
+            stop(f"{program} is not installed (Debian: qemu-utils, e2fsprogs, dmg2img)")
 
     rows: list[dict[str, Any]] = []
     compile_bytecode(options.vmimg)
     with work_folder(options.dir, int(options.size * FILLED * ROOM)) as (folder, storage):
-        images = Images(folder, options.size)
+        images = Images(folder, options.size, options.vmimg)
         # Cases of one source together, so that each source is made and dropped once.
         cases.sort(key=lambda case: list(dict.fromkeys(c.source for c in CASES)).index(case.source))
         for case in cases:
             images.keep_only({case.source})
             rows.append(run_case(case, images, options.vmimg, options.runs))
-            say(f"{rows[-1]['vmimg_s']} s, qemu-img {rows[-1]['peer_s']} s")
+            say(f"{rows[-1]['vmimg_s']} s, {case.rival} {rows[-1]['peer_s']} s")
         payload = images.payload
-    order = [case.name for case in CASES]
-    rows.sort(key=lambda row: order.index(row["case"]))
+    order = [(case.name, case.rival) for case in CASES]
+    rows.sort(key=lambda row: order.index((row["case"], row["peer"])))
 
     report = {
         "machine": describe_machine(storage, options.vmimg),
@@ -445,24 +467,33 @@ def run_case(case: Case, images: Images, vmimg: str, count: int) -> dict[str, An
     def command(program: str, extra: Sequence[str]) -> list[str]:
         if case.formats is None:
             return [program, *extra, *([str(source)] if source else [])]
+        if program in RIVALS:
+            return [*RIVALS[program], *extra, str(source), str(out)]
         before, after = case.formats
         return [program, "convert", "-f", before, "-O", after, *extra, str(source), str(out)]
 
     # A trial of each: warms what can be warm, checks the output, and finds qemu-img's better side.
     measure(command(vmimg, case.vmimg))
     if case.formats is not None and not case.alone:
-        verify(case, source, out)
-    choices = () if case.alone else QEMU_CHOICES if case.formats is not None else ((),)
+        if case.source in EMPTY:
+            verify(case, source, case.formats[0], out)
+        else:
+            verify(case, images.get("raw"), "raw", out)
+    choices: tuple[tuple[str, ...], ...] = ((),)
+    if case.alone:
+        choices = ()
+    elif case.rival == "qemu-img" and case.formats is not None:
+        choices = QEMU_CHOICES
     trials = dict[tuple[str, ...], float]()
     for choice in choices:
         out.unlink(missing_ok=True)
-        trials[choice] = measure(command("qemu-img", (*choice, *case.peer))).seconds
+        trials[choice] = measure(command(case.rival, (*choice, *case.peer))).seconds
     ours, theirs = Runs(), Runs()
     lines = [(ours, command(vmimg, case.vmimg))]
     best: tuple[str, ...] = ()
     if trials:
         best = min(trials, key=lambda choice: trials[choice])
-        lines.append((theirs, command("qemu-img", (*best, *case.peer))))
+        lines.append((theirs, command(case.rival, (*best, *case.peer))))
     # Processes of a few milliseconds are cheap to repeat, and noisier.
     for turn in range(count if case.formats is not None else max(count, 10)):
         # A B, B A: whatever the one leaves behind for the other, both get it.
@@ -477,6 +508,7 @@ def run_case(case: Case, images: Images, vmimg: str, count: int) -> dict[str, An
 
     row: dict[str, Any] = {
         "case": case.name,
+        "peer": case.rival,
         "vmimg_s": round(ours.seconds, 4),
         "peer_s": None,
         "ratio": None,
@@ -527,10 +559,10 @@ def measure(command: Sequence[str]) -> Run:
     return Run(seconds, usage.ru_maxrss * unit / MIB)
 
 
-def verify(case: Case, source: Path | None, out: Path) -> None:
-    """Stop unless qemu-img finds the output equal to its source."""
+def verify(case: Case, source: Path | None, before: str, out: Path) -> None:
+    """Stop unless qemu-img finds the output equal to ``source``, whose format is ``before``."""
     assert case.formats is not None and source is not None
-    before, after = case.formats
+    after = case.formats[1]
     compare = ["qemu-img", "compare", "-q", "-f", before, "-F", after, str(source), str(out)]
     if subprocess.run(compare, check=False).returncode != 0:
         stop(f"{case.name}: the output differs from its source, as qemu-img compare sees it")

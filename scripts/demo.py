@@ -32,6 +32,10 @@ TARGETS = (
     ("VHD", "alpine.vhd", ()),
     ("VHDX", "alpine.vhdx", ()),
     ("VDI", "alpine.vdi", ()),
+    ("QED", "alpine.qed", ()),
+    ("Parallels", "alpine.hdd", ()),
+    ("DMG, zlib", "alpine.dmg", ()),
+    ("cloop", "alpine.cloop", ()),
 )
 
 

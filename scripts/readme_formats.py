@@ -16,6 +16,7 @@ from vmimg.units import format_exact
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 _NO = "–"
+_ENCRYPTION = {"": _NO, "read": "read", "option": "yes", "always": "always"}
 
 
 def main() -> int:
@@ -38,7 +39,7 @@ def table() -> str:
             "create",
             "convert to",
         ),
-        *("parents", "check", "snapshots", "compression", "largest disk", "blocks"),
+        *("parents", "check", "snapshots", "compression", "encryption", "largest disk", "blocks"),
     )
     lines = [head, ("---",) * len(head), *(row(format) for format in FORMATS.values())]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -66,6 +67,7 @@ def row(format: Format) -> tuple[str, ...]:
         yes(can.check),
         can.snapshots or _NO,
         ", ".join(can.compression) or _NO,
+        _ENCRYPTION[can.encryption],
         short_size(limits.max_size),
         blocks,
     )

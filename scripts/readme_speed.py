@@ -47,13 +47,21 @@ def row(figures: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         figures["case"],
         f"{figures['vmimg_s']:.2f} s",
-        "" if figures["peer_s"] is None else f"{figures['peer_s']:.2f} s",
+        _peer(figures),
         "" if figures["ratio"] is None else f"{figures['ratio']:.2f}",
         size,
         figures["target"],
         f"{figures['vmimg_mib_rss']:.0f} MiB",
         "**no**: " + ", ".join(figures["misses"]) if figures["misses"] else "yes",
     )
+
+
+def _peer(figures: Mapping[str, Any]) -> str:
+    if figures["peer_s"] is None:
+        return ""
+    # The column is qemu-img's.
+    name = figures.get("peer", "qemu-img")
+    return f"{figures['peer_s']:.2f} s" + ("" if name == "qemu-img" else f" ({name})")
 
 
 if __name__ == "__main__":

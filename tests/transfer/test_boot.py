@@ -26,6 +26,9 @@ TARGETS: list[tuple[str, dict[str, Any]]] = [
     ("vhd", {}),
     ("vhdx", {}),
     ("vdi", {}),
+    ("qed", {}),
+    ("parallels", {}),
+    ("dmg", {}),
 ]
 MORE_TARGETS: list[tuple[str, dict[str, Any]]] = [
     ("qcow2", {"compress": True}),
@@ -37,6 +40,12 @@ MORE_TARGETS: list[tuple[str, dict[str, Any]]] = [
     ("vhd", {"options": {"subformat": "fixed"}}),
     ("vhdx", {"options": {"subformat": "fixed"}}),
     ("vdi", {"options": {"subformat": "fixed"}}),
+    ("qcow", {}),
+    ("qcow", {"compress": True}),
+    ("cloop", {}),
+    ("dmg", {"options": {"subformat": "UDBZ"}}),
+    ("dmg", {"options": {"subformat": "ULFO"}}),
+    ("dmg", {"options": {"subformat": "UDRO"}}),
 ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import peers
-from kinds import KINDS, Kind, qemu_name
+from kinds import KINDS, Kind, qemu_view
 from samples import awkward_disk, write_sparse
 from vmimg.disk.stack import Disk
 from vmimg.disk.views import EmptyLayer
@@ -166,12 +166,12 @@ def test_the_stream_equals_the_file(
 ) -> None:
     image = tmp_path / "disk"  # some formats know their own name; this is that of a stream
     convert(raw, image, format=format, options=options, compress=compress)
-    files = len(list(tmp_path.iterdir()))
+    files = sum(path.is_file() for path in tmp_path.rglob("*"))
     code = "import sys; from vmimg.transfer.convert import convert; convert(sys.argv[1], '-', "
     code += f"format={format!r}, options={options!r}, compress={compress!r})"
     done = subprocess.run([sys.executable, "-c", code, str(raw)], capture_output=True)
     if files > 1:
-        assert done.returncode and b"is several files" in done.stderr and not done.stdout
+        assert done.returncode and b"be streamed" in done.stderr and not done.stdout
     else:
         assert done.returncode == 0, done.stderr
         assert done.stdout == image.read_bytes()
@@ -184,7 +184,8 @@ def test_measure_gives_the_exact_size_beforehand(
     image = tmp_path / "disk"
     convert(raw, image, format=format, options=options, compress=compress)
     measured = measure(raw, format=format, options=options, compress=compress)
-    assert measured.required == sum(path.stat().st_size for path in tmp_path.iterdir())
+    files = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert measured.required == sum(path.stat().st_size for path in files)
     estimate = measure(raw, format=format, options=options, estimate=True)
     assert measured.required <= estimate.required <= estimate.fully_allocated
 
@@ -254,7 +255,9 @@ def test_alignment_is_said_on_the_command_line_unless_quiet(tmp_path: Path, raw:
         convert(raw, tmp_path / "out.vhd", align=1 << 20, existing=True)
 
 
-@pytest.mark.parametrize("name", [f.name for f in FORMATS.values() if f.limits.larger])
+@pytest.mark.parametrize(
+    "name", [f.name for f in FORMATS.values() if f.limits.larger and f.capabilities.create]
+)
 def test_a_disk_that_is_too_large_is_refused_with_the_name_of_what_holds_it(
     tmp_path: Path, name: str
 ) -> None:
@@ -278,8 +281,9 @@ def test_large_blocks_keep_the_holes_in_them(tmp_path: Path) -> None:
         path.parent.mkdir()
         convert(source, path, format=kind.format, options=kind.options)
         assert compare(source, path).identical
-        taken = sum(os.stat(file).st_blocks * 512 for file in path.parent.iterdir())
-        if kind.subformat not in ("vmfs", "vmfsEagerZeroedThick"):  # those are thick on purpose
+        taken = sum(os.stat(file).st_blocks * 512 for file in path.parent.rglob("*"))
+        # Two are thick on purpose, ploop takes no file with holes, and UDRO has whole chunks.
+        if kind.subformat not in ("vmfs", "vmfsEagerZeroedThick", "ploop", "UDRO"):
             assert taken < 8 << 20, kind
 
 
@@ -354,7 +358,15 @@ def test_an_external_data_file(tmp_path: Path, raw: Path, disk_content: bytes, b
 
 
 @pytest.mark.peer("qemu-img")
-@pytest.mark.parametrize("kind", [k for k in KINDS if k.subformat != "streamOptimized"], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for kind in KINDS
+        if FORMATS[kind.format].capabilities.write and kind.subformat != "streamOptimized"
+    ],
+    ids=str,
+)
 def test_writing_into_an_existing_image_replaces_all_of_its_content(
     tmp_path: Path, raw: Path, disk_content: bytes, kind: Kind
 ) -> None:
@@ -367,9 +379,10 @@ def test_writing_into_an_existing_image_replaces_all_of_its_content(
     expected = disk_content + noise.read_bytes()[SIZE:]
     assert content_of(target, format=kind.format) == expected
     noise.write_bytes(expected)
-    name = str(qemu_name(kind.format))
-    peers.run("qemu-img", "compare", "-fraw", "-F", name, noise, target)
-    peers.run("qemu-img", "check", "-f", name, target, ok=(0, 63))
+    view = qemu_view(kind, target)
+    if view is not None:
+        peers.run("qemu-img", "compare", "-fraw", "-F", view[0], noise, view[1])
+        peers.run("qemu-img", "check", "-f", *view, ok=(0, 63))
     if FORMATS[kind.format].capabilities.check:
         assert check(target, format=kind.format).exit_code == 0
 
@@ -571,11 +584,10 @@ def test_the_registry_claims_what_it_does() -> None:
     for format in FORMATS.values():
         driver = format.driver()
         options = format.parse_options({})
-        writers = [
-            driver.writer(1 << 20, options | kind.options)
-            for kind in KINDS
-            if kind.format == format.name
-        ]
+        kinds = [kind for kind in KINDS if kind.format == format.name]
+        if format.capabilities.create and format.capabilities.encryption == "always":
+            kinds = [Kind(format.name)]
+        writers = [driver.writer(1 << 20, options | kind.options) for kind in kinds]
         assert bool(writers) == format.capabilities.create
         assert any(w.codec for w in writers) == bool(format.capabilities.compression)
         for first, second in itertools.combinations(format.options, 2):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import peers
-from kinds import KINDS, Kind, qemu_name
+from kinds import KINDS, Kind, qemu_view
 from samples import border_disk, write_sparse
 from vmimg.disk.policy import ParentPolicy
 from vmimg.errors import OptionError, UnsupportedFeature, VmimgError
@@ -56,7 +56,10 @@ def images(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Callable[[Kin
 
 
 def files_of(image: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in image.parent.iterdir()}
+    """Of the image, of its companions, of the directory that it may be."""
+    folder = image.parent
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("target", KINDS, ids=str)
@@ -89,10 +92,10 @@ def test_what_was_converted_reads_as_before(
 @pytest.mark.peer("qemu-img")
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_qemu_reads_every_kind(images: Callable[[Kind], Path], raw: Path, kind: Kind) -> None:
-    name = qemu_name(kind.format)
-    if name is None:
+    view = qemu_view(kind, images(kind))
+    if view is None:
         pytest.skip(f"qemu-img does not know {kind.format}")
-    image = images(kind)
+    name, image = view
     peers.run("qemu-img", "compare", "-fraw", "-F", name, raw, image)
     assert (
         peers.run_json("qemu-img", "info", "-f", name, "--output=json", image)["virtual-size"]
@@ -106,7 +109,8 @@ def test_qemu_reads_every_kind(images: Callable[[Kind], Path], raw: Path, kind: 
 SEVEN_ZIP = [
     kind
     for kind in KINDS
-    if kind.format in {"qcow2", "vmdk", "vhd", "vhdx", "vdi"} and kind.subformat != "vmfsSparse"
+    if kind.format in {"qcow2", "qcow", "vmdk", "vhd", "vhdx", "vdi", "dmg"}
+    and kind.subformat != "vmfsSparse"
 ]
 
 
@@ -145,14 +149,40 @@ def read_pyvhdi(image: Path) -> bytes:
     return data
 
 
+def read_pyqcow(image: Path) -> bytes:
+    import pyqcow
+
+    file = pyqcow.file()
+    file.open(str(image))
+    data: bytes = file.read_buffer(file.get_media_size())
+    file.close()
+    return data
+
+
+def read_pymodi(image: Path) -> bytes:
+    import pymodi
+
+    handle = pymodi.handle()
+    handle.open(str(image))
+    data: bytes = handle.read_buffer(handle.get_media_size())
+    handle.close()
+    return data
+
+
 LIBYAL: dict[str, tuple[str, Callable[[Path], bytes]]] = {
+    "qcow": ("pyqcow", read_pyqcow),
+    "qcow2": ("pyqcow", read_pyqcow),
+    "dmg": ("pymodi", read_pymodi),
     "vmdk": ("pyvmdk", read_pyvmdk),
     "vhd": ("pyvhdi", read_pyvhdi),
     "vhdx": ("pyvhdi", read_pyvhdi),
 }
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k.format in LIBYAL], ids=str)
+# libmodi does not know LZMA.
+@pytest.mark.parametrize(
+    "kind", [k for k in KINDS if k.format in LIBYAL and k.subformat != "ULMO"], ids=str
+)
 def test_libyal_reads_every_kind_that_it_knows(
     images: Callable[[Kind], Path], content: bytes, kind: Kind
 ) -> None:
@@ -198,7 +228,7 @@ THICK = {Kind("vmdk", "vmfs"), Kind("vmdk", "vmfsEagerZeroedThick")}
 def test_a_thick_disk_has_all_its_space_from_the_start(tmp_path: Path, kind: Kind) -> None:
     path = kind.path(tmp_path)
     create(path, 9 << 20, format=kind.format, options=kind.options)
-    assert sum(file.stat().st_blocks * 512 for file in tmp_path.iterdir()) >= 9 << 20
+    assert sum(file.stat().st_blocks * 512 for file in tmp_path.rglob("*")) >= 9 << 20
     with open_disk(path) as disk:
         assert disk.size == 9 << 20 and not any(disk.read(0, disk.size))
 
@@ -214,9 +244,9 @@ def test_an_empty_disk_has_the_size_that_was_asked_for(
     with open_disk(path) as disk:
         assert disk.size == size
         assert not any(disk.read(max(0, size - 100_000), min(size, 100_000)))
-    name = qemu_name(kind.format)
-    if name is not None:
-        info = peers.run_json("qemu-img", "info", "-f", name, "--output=json", path)
+    view = qemu_view(kind, path)
+    if view is not None:
+        info = peers.run_json("qemu-img", "info", "-f", view[0], "--output=json", view[1])
         assert info["virtual-size"] == size
 
 
@@ -247,10 +277,10 @@ def test_every_kind_that_can_be_written_in_place_is(
         assert disk.read(0, SIZE) == model
     if FORMATS[kind.format].capabilities.check:
         assert check(path).exit_code == 0
-    name = qemu_name(kind.format)
-    if name is not None:
+    view = qemu_view(kind, path)
+    if view is not None:
         expected = write_sparse(tmp_path / "expected.raw", bytes(model))
-        peers.run("qemu-img", "compare", "-fraw", "-F", name, expected, path)
+        peers.run("qemu-img", "compare", "-fraw", "-F", view[0], expected, view[1])
 
 
 @pytest.mark.parametrize(
@@ -284,7 +314,7 @@ def test_a_child_holds_what_differs_from_its_parent(
         assert not any(child.parent.iterdir())
         return
     make()
-    policy = ParentPolicy(allowed=(base.parent,))
+    policy = ParentPolicy(allowed=(base.parent,), parent_format=format)
     assert image_info(child)[0].image.parent is not None
     with open_disk(child, policy=policy) as disk:
         assert len(disk.layers) == 2
