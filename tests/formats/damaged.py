@@ -11,14 +11,14 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
-    "MAX_MIB", "MAX_SECONDS", "ORDEAL", "Outcome", "Raised", "any_value", "missed", "objections",
-    "put_through",
+    "MAX_MIB", "MAX_SECONDS", "ORDEAL", "Outcome", "Raised", "any_value", "complaints", "missed",
+    "objections", "put_cases", "put_through",
 ]  # fmt: skip
 
 ORDEAL = Path(__file__).with_name("ordeal.py")
@@ -67,14 +67,38 @@ def put_through(folder: Path, images: list[Path], batch: int = 1000) -> dict[str
     return outcomes
 
 
+def put_cases(
+    folder: Path,
+    cases: Sequence[Any],
+    suffix: str,
+    base: Callable[[Any], bytes],
+    *,
+    batch: int = 1000,
+) -> list[tuple[Path, Outcome]]:
+    """For each of ``cases``, in their order: the image that it makes of its ``base``, and what
+    became of that.
+
+    A case has a method ``change`` that damages a bytearray. ITSELF in an image is the beginning of
+    its own name.
+    """
+    paths = []
+    for number, case in enumerate(cases):
+        image = bytearray(base(case))
+        case.change(image)
+        paths.append(folder / f"{number}{suffix}")
+        paths[-1].write_bytes(image.replace(b"ITSELF", paths[-1].name.encode()[:6]))
+    found = put_through(folder, paths, batch)
+    return [(path, found[path.name]) for path in paths]
+
+
 def objections(
     outcome: Outcome,
     path: Path,
     named: Collection[str] = (),
-    nameless: Collection[str] = (),
+    nameless: Collection[str] = ("OptionError",),
 ) -> Iterator[str]:
     """What must not be, of any image. ``named``: what an error may name in place of the file;
-    ``nameless``: kinds of errors that name no file.
+    ``nameless``: kinds of errors that may name no file, but an option alone.
     """
     for step, (kind, message, ours) in outcome.raised.items():
         if not ours:
@@ -87,6 +111,12 @@ def objections(
         yield f"{outcome.slowest} took {outcome.seconds:.2f} s"
     if outcome.mib > MAX_MIB:
         yield f"all of it took {outcome.mib} MiB"
+
+
+def complaints(found: Mapping[str, Outcome], paths: Iterable[Path]) -> dict[str, list[str]]:
+    """The objections to each of ``paths``, by name; without those to which there are none."""
+    said = {path.name: list(objections(found[path.name], path)) for path in paths}
+    return {name: lines for name, lines in said.items() if lines}
 
 
 def missed(outcome: Outcome, steps: Collection[str], says: str) -> Iterator[str]:

@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 
 from cloop_by_hand import LZ4, LZO, NONE, XZ, ZLIB, Image, pack
-from damaged import MAX_MIB, MAX_SECONDS, Outcome, any_value, missed, objections, put_through
+from damaged import (
+    MAX_MIB,
+    MAX_SECONDS,
+    Outcome,
+    any_value,
+    complaints,
+    missed,
+    objections,
+    put_cases,
+    put_through,
+)
 
 BLOCK = 65536
 COUNT = 6
@@ -138,23 +148,12 @@ def bases() -> dict[str, bytes]:
     }
 
 
-def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    # These may name the option alone.
-    return list(objections(outcome, path, nameless=("OptionError",)))
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
     """All cases in one process: starting one takes longer than a case."""
     folder = tmp_path_factory.mktemp("malformed")
-    images, paths = bases(), []
-    for number, case in enumerate(CASES):
-        image = bytearray(images[case.base])
-        case.change(image)
-        paths.append(folder / f"{number}.cloop")
-        paths[-1].write_bytes(image)
-    found = put_through(folder, paths)
-    return {case.name: (path, found[path.name]) for case, path in zip(CASES, paths, strict=True)}
+    found = put_cases(folder, CASES, ".cloop", lambda case: bases()[case.base])
+    return {case.name: each for case, each in zip(CASES, found, strict=True)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -162,7 +161,7 @@ def test_a_malformed_image_is_one_clear_error(
     case: Case, outcomes: dict[str, tuple[Path, Outcome]]
 ) -> None:
     path, outcome = outcomes[case.name]
-    assert check_outcome(outcome, path) == []
+    assert list(objections(outcome, path)) == []
     assert list(missed(outcome, case.steps, case.says)) == []
 
 
@@ -188,8 +187,7 @@ def test_random_damage_never_ends_otherwise(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.cloop")
         paths[-1].write_bytes(image)
     found = put_through(tmp_path, paths)
-    problems = {path.name: check_outcome(found[path.name], path) for path in paths}
-    assert {name: said for name, said in problems.items() if said} == {}
+    assert complaints(found, paths) == {}
 
 
 def test_large_blocks_that_hold_next_to_nothing_take_little_memory(tmp_path: Path) -> None:
@@ -211,5 +209,5 @@ def test_packed_nonsense_is_an_error(tmp_path: Path, way: int) -> None:
         stored = [(way, dice.randbytes(dice.randrange(1, 5000)))]
         paths.append(Image(stored, version=4).write(tmp_path / f"{number}.cloop"))
     for path, outcome in zip(paths, put_through(tmp_path, paths).values(), strict=True):
-        assert check_outcome(outcome, path) == []
+        assert list(objections(outcome, path)) == []
         assert "convert" in outcome.raised or outcome.raised.keys() == {"snapshot", "write"}

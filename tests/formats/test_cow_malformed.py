@@ -18,7 +18,17 @@ import pytest
 
 import cow_by_hand as by_hand
 from cow_by_hand import SECTOR, Image
-from damaged import MAX_MIB, MAX_SECONDS, Outcome, any_value, missed, objections, put_through
+from damaged import (
+    MAX_MIB,
+    MAX_SECONDS,
+    Outcome,
+    any_value,
+    complaints,
+    missed,
+    objections,
+    put_cases,
+    put_through,
+)
 
 SECTORS = 1000
 PRESENT = [*range(0, 300, 2), *range(600, 700), 999]
@@ -109,23 +119,12 @@ CASES = [
 ]  # fmt: skip
 
 
-def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    # These may name the option alone.
-    return list(objections(outcome, path, nameless=("OptionError",)))
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
     """All cases in one process: starting one takes longer than a case."""
     folder = tmp_path_factory.mktemp("malformed")
-    paths = []
-    for number, case in enumerate(CASES):
-        image = bytearray(FILES[case.base])
-        case.change(image)
-        paths.append(folder / f"{number}.cow")
-        paths[-1].write_bytes(image.replace(b"ITSELF", f"{number}.cow".encode()[:6]))
-    found = put_through(folder, paths)
-    return {case.name: (path, found[path.name]) for case, path in zip(CASES, paths, strict=True)}
+    found = put_cases(folder, CASES, ".cow", lambda case: FILES[case.base])
+    return {case.name: each for case, each in zip(CASES, found, strict=True)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -133,7 +132,7 @@ def test_a_malformed_image_is_one_clear_error(
     case: Case, outcomes: dict[str, tuple[Path, Outcome]]
 ) -> None:
     path, outcome = outcomes[case.name]
-    assert check_outcome(outcome, path) == []
+    assert list(objections(outcome, path)) == []
     assert list(missed(outcome, case.steps, case.says)) == []
 
 
@@ -160,8 +159,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.cow")
         paths[-1].write_bytes(file)
     found = put_through(tmp_path, paths)
-    problems = {path.name: check_outcome(found[path.name], path) for path in paths}
-    assert {name: said for name, said in problems.items() if said} == {}
+    assert complaints(found, paths) == {}
 
 
 def test_a_bitmap_as_large_as_it_can_be_takes_no_memory(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from adc_by_hand import adc
-from damaged import Outcome, any_value, missed, objections, put_through
+from damaged import Outcome, any_value, complaints, missed, objections, put_cases, put_through
 from dmg_by_hand import (
     ADC,
     BZIP2,
@@ -313,22 +313,13 @@ CASES = [
 ]  # fmt: skip
 
 
-def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    return list(objections(outcome, path, nameless=("OptionError",)))
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
     """All cases in one process: starting one takes longer than a case."""
     folder = tmp_path_factory.mktemp("malformed")
-    files, paths = bases(), []
-    for number, case in enumerate(CASES):
-        file = bytearray(files[case.base])
-        case.change(file)
-        paths.append(folder / f"{number}.dmg")
-        paths[-1].write_bytes(file)
-    found = put_through(folder, paths)
-    return {str(n): (path, found[path.name]) for n, path in enumerate(paths)}
+    files = bases()
+    found = put_cases(folder, CASES, ".dmg", lambda case: files[case.base])
+    return {str(number): each for number, each in enumerate(found)}
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: CASES[number].name)
@@ -336,7 +327,7 @@ def test_a_malformed_image_is_one_clear_error(
     number: int, outcomes: dict[str, tuple[Path, Outcome]]
 ) -> None:
     path, outcome = outcomes[str(number)]
-    assert check_outcome(outcome, path) == []
+    assert list(objections(outcome, path)) == []
     assert [*missed(outcome, CASES[number].steps, CASES[number].says)] == []
 
 
@@ -376,8 +367,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.dmg")
         paths[-1].write_bytes(file)
     found = put_through(tmp_path, paths)
-    problems = {path.name: check_outcome(found[path.name], path) for path in paths}
-    assert {name: said for name, said in problems.items() if said} == {}
+    assert complaints(found, paths) == {}
 
 
 def test_a_chunk_that_is_a_bomb_takes_little_memory(tmp_path: Path) -> None:
@@ -396,7 +386,7 @@ def test_a_chunk_that_is_a_bomb_takes_little_memory(tmp_path: Path) -> None:
     found = put_through(tmp_path, paths)
     for path, kind in zip(paths, bombs, strict=True):
         outcome = found[path.name]
-        assert check_outcome(outcome, path) == []
+        assert list(objections(outcome, path)) == []
         steps = ("examine",) if kind == ZLIB else READING
         assert [*missed(outcome, steps, "")] == []
 

@@ -18,7 +18,17 @@ from uuid import UUID
 import pytest
 
 import parallels_by_hand as by_hand
-from damaged import MAX_MIB, MAX_SECONDS, Outcome, any_value, missed, objections, put_through
+from damaged import (
+    MAX_MIB,
+    MAX_SECONDS,
+    Outcome,
+    any_value,
+    complaints,
+    missed,
+    objections,
+    put_cases,
+    put_through,
+)
 from parallels_by_hand import (
     BAT,
     DATA_OFF,
@@ -167,23 +177,12 @@ def bases() -> dict[str, bytes]:
     return {name: image.build()[0] for name, image in images.items()}
 
 
-def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    # These may name the option alone.
-    return list(objections(outcome, path, nameless=("OptionError",)))
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
     """All cases in one process: starting one takes longer than a case."""
     folder = tmp_path_factory.mktemp("malformed")
-    paths = []
-    for number, case in enumerate(CASES):
-        image = bytearray(bases()[case.base])
-        case.change(image)
-        paths.append(folder / f"{number}.hds")
-        paths[-1].write_bytes(image)
-    found = put_through(folder, paths)
-    return {case.name: (path, found[path.name]) for case, path in zip(CASES, paths, strict=True)}
+    found = put_cases(folder, CASES, ".hds", lambda case: bases()[case.base])
+    return {case.name: each for case, each in zip(CASES, found, strict=True)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -191,7 +190,7 @@ def test_a_malformed_image_is_one_clear_error(
     case: Case, outcomes: dict[str, tuple[Path, Outcome]]
 ) -> None:
     path, outcome = outcomes[case.name]
-    assert check_outcome(outcome, path) == []
+    assert list(objections(outcome, path)) == []
     assert [*missed(outcome, case.steps, case.says)] == []
 
 
@@ -219,8 +218,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.hds")
         paths[-1].write_bytes(image)
     found = put_through(tmp_path, paths)
-    problems = {path.name: check_outcome(found[path.name], path) for path in paths}
-    assert {name: said for name, said in problems.items() if said} == {}
+    assert complaints(found, paths) == {}
 
 
 def test_a_bat_as_large_as_it_can_be_takes_no_memory(tmp_path: Path) -> None:
@@ -373,7 +371,7 @@ def test_a_malformed_descriptor_is_one_clear_error(
     case: XmlCase, xml_outcomes: dict[str, tuple[Path, Outcome]]
 ) -> None:
     path, outcome = xml_outcomes[case.name]
-    assert check_outcome(outcome, path) == []
+    assert list(objections(outcome, path)) == []
     assert [*missed(outcome, case.steps, case.says)] == []
 
 
@@ -391,5 +389,4 @@ def test_random_damage_to_a_descriptor_never_ends_otherwise(tmp_path: Path) -> N
         (path / "DiskDescriptor.xml").write_bytes(text)
         paths.append(path)
     found = put_through(tmp_path, paths)
-    problems = {path.name: check_outcome(found[path.name], path) for path in paths}
-    assert {name: said for name, said in problems.items() if said} == {}
+    assert complaints(found, paths) == {}

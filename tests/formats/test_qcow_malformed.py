@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 
 import qcow_by_hand as by_hand
-from damaged import MAX_MIB, MAX_SECONDS, Outcome, any_value, missed, objections, put_through
+from damaged import (
+    MAX_MIB,
+    MAX_SECONDS,
+    Outcome,
+    any_value,
+    complaints,
+    missed,
+    objections,
+    put_cases,
+    put_through,
+)
 from qcow_by_hand import COMPRESSED, Image
 
 CLUSTER = 4096
@@ -172,23 +182,12 @@ CASES = [
 ]  # fmt: skip
 
 
-def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    # These may name the option alone.
-    return list(objections(outcome, path, nameless=("OptionError",)))
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
     """All cases in one process: starting one takes longer than a case."""
     folder = tmp_path_factory.mktemp("malformed")
-    paths = []
-    for number, case in enumerate(CASES):
-        image = bytearray(FILES[case.base])
-        case.change(image)
-        paths.append(folder / f"{number}.qcow")
-        paths[-1].write_bytes(image.replace(b"ITSELF", f"{number}.qcow".encode()[:6]))
-    found = put_through(folder, paths)
-    return {case.name: (path, found[path.name]) for case, path in zip(CASES, paths, strict=True)}
+    found = put_cases(folder, CASES, ".qcow", lambda case: FILES[case.base])
+    return {case.name: each for case, each in zip(CASES, found, strict=True)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -196,7 +195,7 @@ def test_a_malformed_image_is_one_clear_error(
     case: Case, outcomes: dict[str, tuple[Path, Outcome]]
 ) -> None:
     path, outcome = outcomes[case.name]
-    assert check_outcome(outcome, path) == []
+    assert list(objections(outcome, path)) == []
     assert [*missed(outcome, case.steps, case.says), *missed(outcome, case.also, "")] == []
 
 
@@ -223,8 +222,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.qcow")
         paths[-1].write_bytes(file)
     found = put_through(tmp_path, paths)
-    problems = {path.name: check_outcome(found[path.name], path) for path in paths}
-    assert {name: said for name, said in problems.items() if said} == {}
+    assert complaints(found, paths) == {}
 
 
 def test_a_table_that_all_entries_name_is_read_once(tmp_path: Path) -> None:
@@ -237,7 +235,7 @@ def test_a_table_that_all_entries_name_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "a.qcow").write_bytes(file)
     outcome = put_through(tmp_path, [tmp_path / "a.qcow"])["a.qcow"]
     assert set(outcome.raised) == {"snapshot", "examine", "write"}
-    assert check_outcome(outcome, tmp_path / "a.qcow") == []
+    assert list(objections(outcome, tmp_path / "a.qcow")) == []
 
 
 def test_an_l1_table_as_large_as_it_can_be_takes_no_memory(tmp_path: Path) -> None:

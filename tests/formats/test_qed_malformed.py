@@ -193,11 +193,6 @@ def bases() -> dict[str, bytes]:
     return {name: image.build()[0] for name, image in images.items()}
 
 
-def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    # These may name the option alone.
-    return list(objections(outcome, path, nameless=("OptionError",)))
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
     """All cases in one process: starting one takes longer than a case."""
@@ -218,7 +213,7 @@ def test_a_malformed_image_is_one_clear_error(
     case: Case, outcomes: dict[str, tuple[Path, Outcome]]
 ) -> None:
     path, outcome = outcomes[case.name]
-    assert check_outcome(outcome, path) == []
+    assert list(objections(outcome, path)) == []
     steps = [step for step in case.steps if step not in case.also]
     assert [*missed(outcome, steps, case.says), *missed(outcome, case.also, "")] == []
 

@@ -17,7 +17,17 @@ from uuid import UUID
 import pytest
 
 import vdi_by_hand as by_hand
-from damaged import MAX_MIB, MAX_SECONDS, Outcome, any_value, missed, objections, put_through
+from damaged import (
+    MAX_MIB,
+    MAX_SECONDS,
+    Outcome,
+    any_value,
+    complaints,
+    missed,
+    objections,
+    put_cases,
+    put_through,
+)
 from vdi_by_hand import DIFF, FREE, ZERO, Image
 
 MIB = 1 << 20
@@ -153,23 +163,12 @@ def bases() -> dict[str, bytes]:
     return {name: image.build()[0] for name, image in images.items()}
 
 
-def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    # These may name the option alone.
-    return list(objections(outcome, path, nameless=("OptionError",)))
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
     """All cases in one process: starting one takes longer than a case."""
     folder = tmp_path_factory.mktemp("malformed")
-    paths = []
-    for number, case in enumerate(CASES):
-        image = bytearray(bases()[case.base])
-        case.change(image)
-        paths.append(folder / f"{number}.vdi")
-        paths[-1].write_bytes(image)
-    found = put_through(folder, paths)
-    return {case.name: (path, found[path.name]) for case, path in zip(CASES, paths, strict=True)}
+    found = put_cases(folder, CASES, ".vdi", lambda case: bases()[case.base])
+    return {case.name: each for case, each in zip(CASES, found, strict=True)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -177,7 +176,7 @@ def test_a_malformed_image_is_one_clear_error(
     case: Case, outcomes: dict[str, tuple[Path, Outcome]]
 ) -> None:
     path, outcome = outcomes[case.name]
-    assert check_outcome(outcome, path) == []
+    assert list(objections(outcome, path)) == []
     steps = [step for step in case.steps if step not in case.also]
     assert [*missed(outcome, steps, case.says), *missed(outcome, case.also, "")] == []
 
@@ -204,8 +203,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.vdi")
         paths[-1].write_bytes(image)
     found = put_through(tmp_path, paths)
-    problems = {path.name: check_outcome(found[path.name], path) for path in paths}
-    assert {name: said for name, said in problems.items() if said} == {}
+    assert complaints(found, paths) == {}
 
 
 def test_a_chain_that_loops_is_refused_at_once(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def put_through(folder: Path, images: list[Path], batch: int = 1000) -> dict[str
 
 
 def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    return list(objections(outcome, path, named=("base.vhd", "text")))
+    return list(objections(outcome, path, named=("base.vhd", "text"), nameless=()))
 
 
 @pytest.fixture(scope="module")

@@ -274,7 +274,7 @@ def put_through(folder: Path, images: list[Path], batch: int = 1000) -> dict[str
 
 
 def check_outcome(outcome: Outcome, path: Path) -> list[str]:
-    return list(objections(outcome, path, named=("/flat", "/other")))
+    return list(objections(outcome, path, named=("/flat", "/other"), nameless=()))
 
 
 @pytest.fixture(scope="module")
