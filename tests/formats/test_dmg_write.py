@@ -275,3 +275,15 @@ def test_a_chunk_has_a_sensible_size(tmp_path: Path, size: str) -> None:
     with pytest.raises(OptionError, match="power of two from 64k to 16M"):
         create(tmp_path / "a.dmg", MIB, format="dmg", options={"cluster_size": size})
     assert not any(tmp_path.iterdir())
+
+
+def test_what_stores_its_chunks_as_they_are_is_not_asked_to_compress(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(4096))
+    with pytest.raises(OptionError, match="cannot be compressed"):
+        convert(
+            tmp_path / "a.raw",
+            tmp_path / "a.dmg",
+            options={"subformat": "UDRO"},
+            compress=True,
+        )
+    assert not (tmp_path / "a.dmg").exists()

@@ -37,6 +37,9 @@ class Codec(ABC):
     """Compresses and decompresses single blocks. Keeps no state that a caller could see."""
 
     name: str
+    compresses: bool = True
+    """False for the one that leaves all as it is, which formats have whose blocks all go through a
+    coder."""
 
     @abstractmethod
     def compress(self, data: Buffer, level: Level = "default") -> bytes | bytearray:

@@ -106,7 +106,7 @@ def lay_out(
         name="disk" if path == "-" else os.path.basename(os.path.normpath(path)),
         keys=keys,
     )
-    if compress and writer.codec is None:
+    if compress and (writer.codec is None or not writer.codec.compresses):
         raise OptionError(
             f"{format.name} images with these options cannot be compressed; see -o help"
         )

@@ -69,6 +69,7 @@ class _Stored(Codec):
     """Leaves everything as it is: the coder of UDRO."""
 
     name = "stored"
+    compresses = False
 
     def compress(self, data: Buffer, level: Level = "default") -> bytes:
         if level not in LEVELS:
