@@ -26,6 +26,7 @@ __all__ = [
     "Storage",
     "StreamSink",
     "folder_sizes",
+    "hand_over",
     "open",
     "outer_compression",
     "spool",
@@ -49,7 +50,20 @@ def open(path: str | os.PathLike[str], mode: Mode = "r", *, lock: bool = True) -
     none of QEMU's image locks, to read what a running machine writes. Raises StorageError,
     InUseError.
     """
+    if mode == "r" and path in _handed:
+        return FileStorage.from_fd(os.dup(_handed[os.fspath(path)]), os.fspath(path))
     return FileStorage(path, mode, lock=lock)
+
+
+_handed: dict[str, int] = {}
+
+
+def hand_over(path: str, fd: int) -> None:
+    """From now on, ``path`` opened for reading is ``fd``, an open descriptor, and nothing else.
+
+    For a process that was given a file and may open none by itself.
+    """
+    _handed[path] = fd
 
 
 def folder_sizes(path: str | os.PathLike[str]) -> tuple[int, int]:

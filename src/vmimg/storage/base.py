@@ -13,10 +13,14 @@ from typing import Self
 
 from vmimg.errors import StorageError
 
-__all__ = ["Buffer", "Storage"]
+__all__ = ["Buffer", "NotHeld", "Storage"]
 
 Buffer = bytes | bytearray | memoryview
 """What may be written. Arrays are passed as ``memoryview(array).cast("B")``."""
+
+
+class NotHeld(StorageError):
+    """Bytes of a stream that went by and were not kept, or that have not come yet."""
 
 
 class Storage(ABC):

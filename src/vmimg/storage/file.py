@@ -351,8 +351,10 @@ class FileStorage(Storage):
             try:
                 os.close(fd)
             except OSError as error:
-                # NFS reports here what it could not write.
-                raise _failure(self.name, "cannot close it", error) from error
+                # NFS reports here what it could not write. What was only read has lost nothing, and
+                # by now its reader may have finished what it read it for.
+                if self.writable:
+                    raise _failure(self.name, "cannot close it", error) from error
 
     def __del__(self) -> None:
         fd, self._fd = getattr(self, "_fd", -1), -1

@@ -240,7 +240,7 @@ class Output:
         try:
             locks.check(fd, self.path, write=True)
         finally:
-            os.close(fd)
+            _close(fd)
 
     def _existing(self) -> os.stat_result | None:
         try:
@@ -278,7 +278,7 @@ class Output:
     def _close_directory(self) -> None:
         fd, self._directory_fd = self._directory_fd, -1
         if fd >= 0:
-            os.close(fd)
+            _close(fd)
 
     def _join(self, name: str) -> str:
         return os.path.join(self._directory, name)
@@ -390,12 +390,16 @@ class _Folder:
                 os.rename(self._target, old)
             try:
                 os.rename(self.part, self._target)
-            except OSError:
+                try:
+                    _sync_folder(directory)
+                except BaseException:
+                    os.rename(self._target, self.part)
+                    raise
+            except BaseException:
                 if replaced:
                     os.rename(old, self._target)
                 raise
             self._done = True
-            _sync_folder(directory)
         except OSError as error:
             raise self._failure("cannot give the finished directory its name", error) from error
         if replaced:
@@ -413,7 +417,11 @@ class _Folder:
             raise StorageError(
                 f"{self._path}: cannot write it: it is a file, and the image is a directory"
             )
-        if not os.listdir(self._path):
+        try:
+            names = sorted(os.listdir(self._path))
+        except OSError as error:
+            raise self._failure("cannot replace it", error) from error
+        if not names:
             return
         # Whatever else lies in a directory would be lost.
         if not os.path.isfile(os.path.join(self._path, self._index)):
@@ -422,13 +430,18 @@ class _Folder:
             )
         if not self._replace:
             raise OptionError(f"{self._path} exists; pass --force to replace it")
-        for entry in os.scandir(self._path):
-            if entry.is_file(follow_symlinks=False):
-                fd = os.open(entry.path, os.O_RDONLY | syscalls.OPEN_FLAGS)
-                try:
-                    locks.check(fd, entry.path, write=True)
-                finally:
-                    os.close(fd)
+        for name in names:
+            file = os.path.join(self._path, name)
+            if os.path.islink(file) or not os.path.isfile(file):
+                continue
+            try:
+                fd = os.open(file, os.O_RDONLY | syscalls.OPEN_FLAGS)
+            except OSError:
+                continue  # whoever may not read it may replace it all the same
+            try:
+                locks.check(fd, file, write=True)
+            finally:
+                _close(fd)
 
     def _failure(self, what: str, error: OSError) -> StorageError:
         reason = (error.strerror or str(error)).lower()
@@ -446,7 +459,15 @@ def _sync_folder(path: str) -> None:
         if error.errno not in syscalls.UNSUPPORTED:
             raise
     finally:
+        _close(fd)
+
+
+def _close(fd: int) -> None:
+    """Close what was open for reading: nothing can be lost with it."""
+    try:
         os.close(fd)
+    except OSError:
+        pass
 
 
 def _part_name(base: str) -> str:

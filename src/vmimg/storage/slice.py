@@ -38,6 +38,10 @@ class SliceStorage(Storage):
         self.size = length
         self.writable = base.writable
 
+    def identity(self) -> tuple[int, ...] | None:
+        # A window on all of it is lent, to be closed without closing what it shows.
+        return self._base.identity() if self.size == self._base.size else None
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._base.read_into(self._inside("read", offset, len(buffer)), buffer)
 

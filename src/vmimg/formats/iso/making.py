@@ -527,10 +527,14 @@ class _Source(io.RawIOBase):
         size = left if size < 0 else min(size, left)
         if self._storage is None:
             self._storage = self._open()
-        if size == _COPY and self._is_hole(self._storage, self._position + size):
-            data = _ZEROS
-        else:
-            data = self._storage.read(self._position, size)
+        try:
+            if size == _COPY and self._is_hole(self._storage, self._position + size):
+                data = _ZEROS
+            else:
+                data = self._storage.read(self._position, size)
+        except BaseException:
+            self._forget()  # pycdlib does not close what fails
+            raise
         self._position += size
         if size == left:
             self._forget()

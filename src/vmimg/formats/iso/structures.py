@@ -69,6 +69,32 @@ class DirectoryRecord(ctypes.LittleEndianStructure):
     )
 
 
+class PathTableEntry(ctypes.LittleEndianStructure):
+    """A directory in the path table of type L, up to its identifier (ECMA-119 9.4)."""
+
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (
+        ("length_of_directory_identifier", ctypes.c_uint8),
+        ("extended_attribute_record_length", ctypes.c_uint8),
+        ("location_of_extent", ctypes.c_uint32),
+        ("parent_directory_number", ctypes.c_uint16),
+    )
+
+
+class PathTableEntryBig(ctypes.BigEndianStructure):
+    """The same in the path table of type M."""
+
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (
+        ("length_of_directory_identifier", ctypes.c_uint8),
+        ("extended_attribute_record_length", ctypes.c_uint8),
+        ("location_of_extent", ctypes.c_uint32),
+        ("parent_directory_number", ctypes.c_uint16),
+    )
+
+
 class VolumeDescriptor(ctypes.LittleEndianStructure):
     """A primary or supplementary volume descriptor (ECMA-119 8.4 and 8.5)."""
 

@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 from vmimg.formats.iso import structures as s
 from vmimg.units import format_size
 
-__all__ = ["BootEntry", "Bytes", "Joliet", "Udf", "Volume", "is_disc", "read_volume"]
+__all__ = ["BootEntry", "Bytes", "Joliet", "Udf", "Volume", "descriptors", "is_disc", "read_volume"]
 
 # Continuations of the system use area of the root directory that are followed.
 _MAX_CONTINUATIONS: Final = 16
@@ -110,7 +110,7 @@ def is_disc(disk: Bytes) -> bool:
     """Whether the descriptors are those of ISO 9660 or UDF, without looking further."""
     return any(
         (_is_9660(head) and head[0] == s.PRIMARY) or head[1:6] in s.UDF_STANDARDS
-        for head in _descriptors(disk)
+        for head in descriptors(disk)
     )
 
 
@@ -122,7 +122,7 @@ def read_volume(disk: Bytes) -> Volume | None:
     boot: list[BootEntry] = []
     problems: list[str] = []
     terminated = False
-    for head in _descriptors(disk):
+    for head in descriptors(disk):
         if head[1:6] in s.UDF_STANDARDS:
             standard = head[1:6].decode()
         if not _is_9660(head):
@@ -199,8 +199,8 @@ def _structure(kind: type[_Structure], data: bytes) -> _Structure | None:
     return kind.from_buffer_copy(data) if len(data) >= ctypes.sizeof(kind) else None
 
 
-def _descriptors(disk: Bytes) -> Iterator[bytes]:
-    """The sectors of the descriptors, as long as there is one that is known."""
+def descriptors(disk: Bytes) -> Iterator[bytes]:
+    """The sectors of the volume descriptors, as long as there is one that is known."""
     first = s.FIRST_DESCRIPTOR * s.SECTOR
     step = s.SECTOR
     for number in range(s.MAX_DESCRIPTORS):
