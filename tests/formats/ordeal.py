@@ -2,7 +2,8 @@
 
 Run as a program, so that limits on memory and time hold for the whole of it:
 ``ordeal.py SCRATCH IMAGE...``. Each line: the image, what each step raised, the CPU seconds of the
-slowest step and which it was, peak memory in MiB.
+slowest step and which it was, peak memory in MiB. The fuzzers read as it does (`read_places`,
+`read_extents`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import vmimg.formats.qcow2.allocation
 import vmimg.formats.qcow2.check
 import vmimg.transfer.convert
 from vmimg.disk.extent import Kind
+from vmimg.disk.policy import ParentPolicy
+from vmimg.disk.stack import Disk
 from vmimg.errors import VmimgError
 from vmimg.formats.checking import check
 from vmimg.formats.info import image_info
@@ -31,27 +34,36 @@ from vmimg.formats.opening import open_disk
 MIB = 1 << 20
 # Of the images that are encrypted.
 KEY = b"secret"
+# A size that cannot be is refused before anything else would be looked at.
+ANY_SIZE = ParentPolicy(max_size=1 << 64)
+
+
+def read_places(disk: Disk) -> None:
+    for start in (0, disk.size // 2, disk.size - 100000, disk.size - 1):
+        if start >= 0:
+            disk.read(start, min(200000, disk.size - start))
+
+
+def read_extents(disk: Disk, budget: int = 16 * MIB) -> None:
+    for extent in islice(disk.map(), 10000):
+        if extent.kind == Kind.DATA and budget > 0:
+            length = min(extent.length, MIB)
+            budget -= length
+            disk.read(extent.start, length)
 
 
 def read(path: Path, scratch: Path) -> None:
-    with open_disk(path, keys=KEY) as disk:
-        for start in (0, disk.size // 2, disk.size - 100000, disk.size - 1):
-            if start >= 0:
-                disk.read(start, min(200000, disk.size - start))
+    with open_disk(path, keys=KEY, policy=ANY_SIZE) as disk:
+        read_places(disk)
 
 
 def read_data(path: Path, scratch: Path) -> None:
-    budget = 16 * MIB
-    with open_disk(path, keys=KEY) as disk:
-        for extent in islice(disk.map(), 10000):
-            if extent.kind == Kind.DATA and budget > 0:
-                length = min(extent.length, MIB)
-                budget -= length
-                disk.read(extent.start, length)
+    with open_disk(path, keys=KEY, policy=ANY_SIZE) as disk:
+        read_extents(disk)
 
 
 def walk(path: Path, scratch: Path) -> None:
-    with open_disk(path, keys=KEY) as disk:
+    with open_disk(path, keys=KEY, policy=ANY_SIZE) as disk:
         for _ in islice(disk.map(), 10000):
             pass
         for _ in islice(disk.spans(), 10000):
@@ -68,14 +80,16 @@ def chain(path: Path, scratch: Path) -> None:
 
 
 def snapshot(path: Path, scratch: Path) -> None:
-    with open_disk(path, snapshot="1", keys=KEY) as disk:
+    with open_disk(path, snapshot="1", keys=KEY, policy=ANY_SIZE) as disk:
         disk.read(0, min(200000, disk.size))
 
 
 def convert(path: Path, scratch: Path) -> None:
     target = scratch / "converted"
     try:
-        vmimg.transfer.convert.convert(path, target, format="qcow2", threads=2, keys=KEY)
+        vmimg.transfer.convert.convert(
+            path, target, format="qcow2", threads=2, keys=KEY, policy=ANY_SIZE
+        )
     finally:
         target.unlink(missing_ok=True)
 
@@ -87,7 +101,7 @@ def examine(path: Path, scratch: Path) -> None:
 
 
 def write(path: Path, scratch: Path) -> None:
-    with open_disk(path, writable=True, keys=KEY) as disk:
+    with open_disk(path, writable=True, keys=KEY, policy=ANY_SIZE) as disk:
         if disk.size >= 200000:
             disk.write(100, b"x" * 100000)
             disk.flush()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import peers
 from model import Operation, Twins, operation_lists
 from vmimg.disk.extent import Kind
+from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
 from vmimg.errors import FormatError, StorageError
 from vmimg.formats.opening import open_disk
@@ -172,7 +173,7 @@ def test_zeroing_the_largest_empty_disk_takes_neither_time_nor_space(tmp_path: P
     image = tmp_path / "image.qcow2"
     create(image, 1 << 54, "cluster_size=2M")
     before = image.stat().st_blocks
-    with open_disk(image, writable=True) as disk:
+    with open_disk(image, writable=True, policy=ParentPolicy(max_size=1 << 63)) as disk:
         disk.zero(0, disk.size)
         disk.write(1 << 53, b"x")
         disk.discard(0, disk.size)

@@ -256,7 +256,7 @@ def test_an_empty_disk_as_large_as_they_get_is_mapped_at_once(tmp_path: Path) ->
             file.seek(offset)
             file.write(number.to_bytes(8, "little"))
         file.truncate(data + cluster)
-    with open_disk(path) as disk:
+    with open_disk(path, policy=ParentPolicy(max_size=1 << 53)) as disk:
         spans = [span for span in disk.spans() if span[2] == Kind.DATA]
         assert spans == [(block * cluster, (block + 1) * cluster, Kind.DATA)]
 

@@ -19,11 +19,19 @@ _MORE: Final = 15
 _LEAST_MATCH: Final = 4
 
 
-def decompress(data: Buffer, size: int) -> bytearray:
-    """What ``data`` holds, ``size`` bytes at most. Raises FormatError where it is no LZ4 block."""
+def decompress(
+    data: Buffer, size: int, *, history: Buffer = b"", partial: bool = False
+) -> bytearray:
+    """What ``data`` holds, ``size`` bytes at most. Raises FormatError where it is no LZ4 block.
+
+    ``history``: what matches may reach back to, where blocks depend on those before them.
+    ``partial``: answer what comes first where ``data`` is cut off, or holds more than ``size``.
+    """
     source = bytes(data)
     end = len(source)
-    out = bytearray()
+    out = bytearray(history)
+    before = len(out)
+    size += before
     position = 0
     try:
         while True:
@@ -37,11 +45,14 @@ def decompress(data: Buffer, size: int) -> bytearray:
                     position += 1
                     length += byte
             if length > end - position or len(out) + length > size:
+                if partial:
+                    out += source[position : position + min(length, size - len(out))]
+                    return out[before:]
                 raise FormatError("the LZ4 data is corrupt (literals that have no room)")
             out += source[position : position + length]
             position += length
             if position == end:
-                return out
+                return out[before:] if before else out
             distance = source[position] | source[position + 1] << 8
             position += 2
             length = token & 15
@@ -53,12 +64,19 @@ def decompress(data: Buffer, size: int) -> bytearray:
                     length += byte
             length += _LEAST_MATCH
             start = len(out) - distance
-            if not distance or start < 0 or len(out) + length > size:
+            full = len(out) + length > size
+            if full and partial:
+                length = size - len(out)
+            if not distance or start < 0 or (full and not partial):
                 raise FormatError("the LZ4 data is corrupt (a match that is out of reach)")
             if distance >= length:
                 out += out[start : start + length]
             else:
                 pattern = out[start:]
                 out += (pattern * (length // distance + 1))[:length]
+            if full:
+                return out[before:]
     except IndexError:
+        if partial:
+            return out[before:]
         raise FormatError("the LZ4 data is corrupt (it ends too early)") from None

@@ -1,4 +1,5 @@
-"""ParentPolicy: which other files an image may make its reader open.
+"""ParentPolicy: what an image may make its reader do: which other files it may have opened, and how
+large a disk it may claim to be.
 
 An image names other files: a parent, a data file, extents. Following such a name is a decision
 about trust, so it is made here and nowhere else: a companion is opened only if it lies in the
@@ -20,6 +21,9 @@ __all__ = ["ParentPolicy"]
 # Backup tools make chains of some hundreds. A stack is read by recursion, one frame for each layer,
 # and Python allows 1000 of them with the caller's own.
 _MAX_DEPTH = 512
+# The most that VHDX holds; what says more is nearly always a header that lies, and everything that
+# reads whole disks (convert, compare) would go through all of it.
+_MAX_SIZE = 64 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class ParentPolicy:
     ``parent_format``: the format of a parent whose child declares none.
     ``follow``: False to open the top layer only, as `info` does.
     ``max_depth``: layers a chain may have.
+    ``max_size``: virtual bytes that an image may say it has, and bytes that a compressed source may
+    unpack to.
     ``allow_changed``: read a child above a parent that is not, or no longer, the one it was made
     for.
     """
@@ -38,7 +44,16 @@ class ParentPolicy:
     parent_format: str | None = None
     follow: bool = True
     max_depth: int = _MAX_DEPTH
+    max_size: int = _MAX_SIZE
     allow_changed: bool = False
+
+    def admit(self, image: str, size: int) -> None:
+        """Raises UnsafeImage where ``image`` says it has more virtual bytes than are allowed."""
+        if size > self.max_size:
+            raise UnsafeImage(
+                f"{image}: says that its disk has {size} bytes, and {self.max_size} are allowed; "
+                f"pass --max-size {size} if you believe it"
+            )
 
     def resolve(self, image: str, named: str, role: str) -> str:
         """The path to open for ``named``, as written in ``image``; ``role`` says what it is.

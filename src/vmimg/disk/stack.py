@@ -12,18 +12,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from vmimg.disk.extent import Extent, Kind, Span, joined, joined_spans
 from vmimg.disk.layer import Layer
-from vmimg.errors import StorageError
+from vmimg.errors import StorageError, UnsupportedFeature
 from vmimg.storage.base import Buffer
-from vmimg.units import align_down, align_up
+from vmimg.units import align_down, align_up, format_size
 
 __all__ = ["Disk"]
 
-# Copying up moves this much at a time, so that memory stays bounded whatever is asked for.
-_COPY_BYTES = 4 << 20
+# The largest unit that is copied up, in memory: the largest block of VHDX. Other formats can be
+# told larger ones, which nobody makes.
+_LARGEST_UNIT: Final = 256 << 20
 
 
 class Disk:
@@ -137,8 +138,7 @@ class Disk:
             if whole:
                 self.top.write(low, part)
                 continue
-            buffer = bytearray(min(end, self.size) - start)
-            self._read(0, start, memoryview(buffer))
+            buffer = self._unit(start, end)
             buffer[low - start : high - start] = part
             self.top.write(start, buffer)
 
@@ -148,10 +148,21 @@ class Disk:
             if whole:
                 self.top.zero(low, high - low, discard=discard)
                 continue
-            buffer = bytearray(min(end, self.size) - start)
-            self._read(0, start, memoryview(buffer))
+            buffer = self._unit(start, end)
             buffer[low - start : high - start] = bytes(high - low)
             self.top.write(start, buffer)
+
+    def _unit(self, start: int, end: int) -> bytearray:
+        """The unit from ``start``, to be changed and written to the top layer."""
+        size = min(end, self.size) - start
+        if size > _LARGEST_UNIT:
+            raise UnsupportedFeature(
+                f"{self.name}: its blocks of {format_size(end - start)} are too large to be filled "
+                "from its parent; convert it first"
+            )
+        buffer = bytearray(size)
+        self._read(0, start, memoryview(buffer))
+        return buffer
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """Cut a range to be written into (start, end, may be written as it stands).

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vmimg.codecs import Codec
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = [
     "CheckReport",
@@ -324,6 +326,31 @@ class Driver(ABC):
         where the sizes are all that is wanted.
         """
         raise UnsupportedFeature("images of this format cannot be made")
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        """What a stranger's image could do to its reader, as far as only this format can say.
+
+        On top of what is made of `inspect` (vmimg.formats.vetting.of_info). Follows no name, reads
+        at most a few MiB whatever the file says, and works without numpy where it can. FormatError
+        where it cannot go on: what was said until then counts.
+        """
+        return iter(())
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        """Why `probe` claims these bytes, besides the magic of the descriptor."""
+        return ()
+
+    def is_plain(self, storage: Storage) -> bool:
+        """Whether the disk's first byte is that of ``storage``, which `probe` has claimed: then a
+        partition table or a file system in front is what is on the disk, and no second format.
+        """
+        return False
+
+    def explains(self, storage: Storage) -> tuple[str, ...]:
+        """Names of other claims that follow from what `probe` has claimed: the first piece of a
+        compressed image looks like a file of its coder.
+        """
+        return ()
 
     def locate_parent(self, ref: ParentRef, folders: Sequence[str]) -> str | None:
         """The path of the file that ``ref`` means, for formats that name a parent by an identifier.

@@ -240,13 +240,15 @@ class Chain:
     def _layer(
         self, storage: Storage, format: Format, *, writable: bool, snapshot: str | None
     ) -> Layer:
-        return format.driver().open(
+        layer = format.driver().open(
             storage,
             writable=writable,
             companions=self.companions(storage, writable=writable),
             snapshot=snapshot,
             keys=self._keys,
         )
+        self._policy.admit(storage.name, layer.size)
+        return layer
 
     def companions(self, image: Storage, *, writable: bool) -> Companions:
         """What opens the files besides parents that ``image`` names."""

@@ -6,6 +6,9 @@ Spec: Bochs iodev/hdimage/hdimage.h; QEMU reads the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from vmimg.disk.layer import Layer
 from vmimg.errors import OptionError, UnsupportedFeature
 from vmimg.formats.bochs import structures as s
@@ -13,6 +16,10 @@ from vmimg.formats.bochs.header import read_header
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo
 from vmimg.formats.keys import Keys
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["BochsDriver"]
 
@@ -23,6 +30,16 @@ class BochsDriver(Driver):
     def probe(self, storage: Storage) -> int:
         found = storage.size >= len(s.MAGIC) and storage.read(0, len(s.MAGIC)) == s.MAGIC
         return 100 if found else 0
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.bochs.vetting import vet_bochs
+
+        return vet_bochs(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.bochs.vetting import bochs_evidence
+
+        return tuple(bochs_evidence(storage))
 
     def inspect(self, storage: Storage) -> ImageInfo:
         header = read_header(storage)

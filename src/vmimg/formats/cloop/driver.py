@@ -6,7 +6,8 @@ Spec: see `structures`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError, UnsupportedFeature
@@ -16,6 +17,10 @@ from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Wri
 from vmimg.formats.keys import Keys
 from vmimg.storage.base import Storage
 
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
+
 __all__ = ["CloopDriver"]
 
 
@@ -24,6 +29,16 @@ class CloopDriver(Driver):
 
     def probe(self, storage: Storage) -> int:
         return claim(storage)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.cloop.vetting import vet_cloop
+
+        return vet_cloop(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.cloop.vetting import cloop_evidence
+
+        return tuple(cloop_evidence(storage))
 
     def inspect(self, storage: Storage) -> ImageInfo:
         header = read_header(storage)

@@ -74,7 +74,8 @@ def _count_sectors(storage: Storage, header: CowHeader, report: CheckReport) -> 
             sectors = np.flatnonzero(np.unpackbits(bits, bitorder="little")) + page * PAGE_SECTORS
             report.allocated_clusters += len(sectors)
             pieces = runs(sectors.astype(np.int64))
-            report.fragmented_clusters += len(pieces) - (last < 0 or last + 1 == sectors[0])
+            first_goes_on = last < 0 or last + 1 == int(sectors[0])
+            report.fragmented_clusters += len(pieces) - first_goes_on
             last = int(sectors[-1])
             lost = int(np.count_nonzero(sectors >= held))
             if lost and not report.corruptions:

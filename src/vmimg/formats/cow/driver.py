@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
@@ -19,6 +19,10 @@ from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
 from vmimg.formats.keys import Keys
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["CowDriver"]
 
@@ -80,6 +84,16 @@ class CowDriver(Driver):
         from vmimg.formats.cow.writer import CowWriter
 
         return CowWriter(size, parent=parent, base=base)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.cow.vetting import vet_image
+
+        return vet_image(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.cow.vetting import find_evidence
+
+        return find_evidence(storage)
 
     def check(
         self,

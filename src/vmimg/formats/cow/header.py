@@ -15,7 +15,7 @@ from vmimg.formats.cow import structures as s
 from vmimg.storage.base import Storage
 from vmimg.units import align_down, align_up
 
-__all__ = ["CowHeader", "pack_header", "read_header"]
+__all__ = ["CowHeader", "find_layout", "pack_header", "read_header"]
 
 _Raw = s.Header64 | s.Header32
 
@@ -76,7 +76,7 @@ def read_header(storage: Storage) -> CowHeader:
         )
     if version != s.VERSION:
         raise UnsupportedFeature(f"{name}: COW version {version}; QEMU's is version 2")
-    raw = _find_layout(storage)
+    raw = find_layout(storage)
     header = CowHeader(
         size=align_down(raw.size, s.SECTOR),
         bitmap_offset=ctypes.sizeof(raw),
@@ -112,7 +112,7 @@ def pack_header(header: CowHeader) -> bytes:
     return bytes(raw)
 
 
-def _find_layout(storage: Storage) -> _Raw:
+def find_layout(storage: Storage) -> _Raw:
     """The header, by the layout in which its sector size is one."""
     most = max(s.UML_SECTORSIZE) + 4
     head = storage.read(0, min(storage.size, most)).ljust(most, b"\0")

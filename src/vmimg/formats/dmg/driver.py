@@ -6,18 +6,23 @@ Trailers and block tables are read without numpy. Spec: Levin, "Demystifying the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError, UnsupportedFeature
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.dmg import structures as s
 from vmimg.formats.dmg.encryption import EncryptedImage, is_encrypted, read_encrypted, unlock
+from vmimg.formats.dmg.front import CLAIMS, first_chunk
 from vmimg.formats.dmg.partitions import Partition, read_partitions, virtual_size
 from vmimg.formats.dmg.trailer import Trailer, find_trailer, read_trailer
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
 from vmimg.formats.keys import Keys, no_keys
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["DmgDriver"]
 
@@ -27,6 +32,26 @@ class DmgDriver(Driver):
 
     def probe(self, storage: Storage) -> int:
         return 100 if is_encrypted(storage) or find_trailer(storage) is not None else 0
+
+    def is_plain(self, storage: Storage) -> bool:
+        return first_chunk(storage) == s.RAW
+
+    def explains(self, storage: Storage) -> tuple[str, ...]:
+        return CLAIMS.get(first_chunk(storage), ())
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        if is_encrypted(storage):
+            from vmimg.formats.dmg.lockvetting import vet_encrypted
+
+            return vet_encrypted(storage)
+        from vmimg.formats.dmg.vetting import vet_dmg
+
+        return vet_dmg(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.dmg.vetting import dmg_evidence
+
+        return tuple(dmg_evidence(storage))
 
     def inspect(self, storage: Storage) -> ImageInfo:
         if is_encrypted(storage):

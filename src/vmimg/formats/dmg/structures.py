@@ -57,11 +57,14 @@ class Koly(ctypes.BigEndianStructure):
         ("DataChecksum", Checksum),
         ("XMLOffset", ctypes.c_uint64),
         ("XMLLength", ctypes.c_uint64),
-        ("Reserved1", ctypes.c_uint8 * 120),
+        ("Reserved1", ctypes.c_uint8 * 64),
+        ("CodeSignatureOffset", ctypes.c_uint64),
+        ("CodeSignatureLength", ctypes.c_uint64),
+        ("Reserved2", ctypes.c_uint8 * 40),
         ("MasterChecksum", Checksum),
         ("ImageVariant", ctypes.c_uint32),
         ("SectorCount", ctypes.c_uint64),
-        ("Reserved2", ctypes.c_uint32 * 3),
+        ("Reserved3", ctypes.c_uint32 * 3),
     )
 
 
@@ -83,6 +86,21 @@ class BlockTable(ctypes.BigEndianStructure):
         ("Reserved", ctypes.c_uint32 * 6),
         ("checksum", Checksum),
         ("NumberOfBlockChunks", ctypes.c_uint32),
+    )
+
+
+class ChunkEntry(ctypes.BigEndianStructure):
+    """BLKXChunkEntry; see ENTRY_FIELDS."""
+
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("comment", ctypes.c_uint32),
+        ("sector", ctypes.c_uint64),
+        ("sectors", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("length", ctypes.c_uint64),
     )
 
 

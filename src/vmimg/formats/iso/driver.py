@@ -7,7 +7,7 @@ numpy nowhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vmimg.errors import FormatError, OptionError, UnsupportedFeature
 from vmimg.formats.driver import Companions, Driver, ImageInfo
@@ -17,6 +17,10 @@ from vmimg.formats.raw.contents import Contents, View, examine, partition_tables
 from vmimg.formats.raw.driver import RawLayer
 from vmimg.storage.base import Storage
 from vmimg.units import align_up, format_size
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["IsoDriver", "IsoLayer"]
 
@@ -32,6 +36,19 @@ class IsoDriver(Driver):
 
     def probe(self, storage: Storage) -> int:
         return _CONFIDENCE if is_disc(View(storage, 0, storage.size)) else 0
+
+    def is_plain(self, storage: Storage) -> bool:
+        return True
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.iso.vetting import vet_disc
+
+        return vet_disc(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.iso.evidence import disc_evidence
+
+        return tuple(disc_evidence(View(storage, 0, storage.size)))
 
     def inspect(self, storage: Storage) -> ImageInfo:
         volume = _volume(storage)

@@ -6,11 +6,11 @@ volume is opened. Spec: LUKS on-disk format 1.2.3, LUKS2 on-disk format 1.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vmimg.disk.layer import Layer, ParentRef
-from vmimg.errors import FormatError, OptionError
+from vmimg.errors import FormatError, OptionError, UnsupportedFeature
 from vmimg.formats.descriptor import OptionValue
 from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Writer
 from vmimg.formats.keys import Keys
@@ -21,6 +21,8 @@ from vmimg.storage.base import Storage
 
 if TYPE_CHECKING:
     from vmimg.disk.crypt import DataCipher
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["LuksDriver"]
 
@@ -31,7 +33,11 @@ class LuksDriver(Driver):
     def probe(self, storage: Storage) -> int:
         # Not sure of it: a raw disk may hold a volume, and a footer behind it may say more.
         head = storage.read(0, min(8, storage.size))
-        return 20 if s.luks_version(head) in (1, 2) else 0
+        version = s.luks_version(head)
+        if version > 2:
+            # Said by name rather than taken for noise; a magic with nothing behind it is neither.
+            return 20 if any(storage.read(8, min(s.HEADER_BYTES, storage.size) - 8)) else 0
+        return 20 if version else 0
 
     def inspect(self, storage: Storage) -> ImageInfo:
         header = read_header(storage)
@@ -102,6 +108,16 @@ class LuksDriver(Driver):
             raise OptionError("a LUKS volume cannot have a backing file")
         return LuksWriter(size, new_volume(options, name, keys))
 
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.luks.vetting import vet_volume
+
+        return vet_volume(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.luks.vetting import find_evidence
+
+        return find_evidence(storage)
+
     def check(
         self,
         storage: Storage,
@@ -117,8 +133,11 @@ class LuksDriver(Driver):
 
 def read_header(storage: Storage) -> Luks1 | Luks2:
     """The header of ``storage``; that of version 2 even where its first copy is gone."""
-    if s.luks_version(storage.read(0, min(8, storage.size))) == 1:
+    version = s.luks_version(storage.read(0, min(8, storage.size)))
+    if version == 1:
         return read_luks1(storage)
+    if version > 2:
+        raise UnsupportedFeature(f"{storage.name}: LUKS version {version}; known are 1 and 2")
     return read_luks2(storage)
 
 

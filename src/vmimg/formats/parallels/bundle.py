@@ -91,7 +91,8 @@ class StorageRange:
 @dataclass(slots=True)
 class Descriptor:
     """What the file says, checked. ``size`` in bytes. ``parents``: of each state, NO_GUID of the
-    first. ``refusal``: why the disk cannot be read, "" where it can.
+    first. ``refusal``: why the disk cannot be read, "" where it can. ``parent_volume``: the ploop
+    volume that it lies above, "" for none.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Descriptor:
     top: UUID
     encrypted: bool = False
     refusal: str = ""
+    parent_volume: str = ""
     parameters: Element = field(default_factory=lambda: Element("Disk_Parameters"))
 
     def state(self, wanted: str) -> UUID:
@@ -314,13 +316,14 @@ def _read_refusals(found: Descriptor, data: Element) -> None:
         engine = encryption.value("Engine")
         found.encrypted = bool(engine and _guid(found.name, engine) != NO_GUID)
     volume = data.find("Volume")
+    found.parent_volume = volume.value("Parent") if volume is not None else ""
     if parameters.value("Padding") not in ("", "0"):
         found.refusal = "it is padded (Padding is not 0), which the specification does not describe"
     elif found.encrypted:
         found.refusal = "it is encrypted by a plug-in of Parallels, and can be read there only"
-    elif volume is not None and volume.value("Parent"):
+    elif found.parent_volume:
         found.refusal = (
-            f"it is a ploop volume above another, '{volume.value('Parent')}'; vmimg follows no "
+            f"it is a ploop volume above another, '{found.parent_volume}'; vmimg follows no "
             "volumes: flatten it where it can be mounted"
         )
 

@@ -7,7 +7,7 @@ methods that use them. Spec: QEMU docs/interop/parallels and prl-xml; ploop's pl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
@@ -25,6 +25,10 @@ from vmimg.formats.parallels.bundle import (
 from vmimg.formats.parallels.extension import Extension, read_extension
 from vmimg.formats.parallels.header import ParallelsHeader, has_magic, read_header
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["ParallelsDriver"]
 
@@ -51,6 +55,17 @@ class ParallelsDriver(Driver):
         if storage.size < s.HEADER_SIZE or not has_magic(storage.read(0, 16)):
             return 0
         return 100
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.parallels.vetting import vet_bundle, vet_file
+
+        return vet_bundle(storage) if _is_bundle(storage) else vet_file(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.parallels.vetting import bundle_evidence, file_evidence
+
+        found = bundle_evidence(storage) if _is_bundle(storage) else file_evidence(storage)
+        return tuple(found)
 
     def inspect(self, storage: Storage) -> ImageInfo:
         if _is_bundle(storage):

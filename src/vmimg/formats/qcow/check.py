@@ -144,6 +144,8 @@ def _fill_gaps(storage: Storage, header: QcowHeader, tally: Tally) -> bool:
     Says whether anything was moved.
     """
     size = header.cluster_size
+    if not tally.gaps:
+        return False
     gaps = np.concatenate(tally.gaps)
     counts = np.cumsum(gaps[:, 1] - gaps[:, 0])
     gaps = gaps[: int(np.searchsorted(counts, _MOVED)) + 1]

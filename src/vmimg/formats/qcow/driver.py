@@ -7,7 +7,7 @@ Spec: QEMU block/qcow.c.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
@@ -17,6 +17,10 @@ from vmimg.formats.keys import Keys
 from vmimg.formats.qcow import structures as s
 from vmimg.formats.qcow.header import QcowHeader, read_header
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["QcowDriver"]
 
@@ -79,6 +83,16 @@ class QcowDriver(Driver):
         from vmimg.formats.qcow.writer import QcowWriter
 
         return QcowWriter(size, parent=parent)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.qcow.vetting import vet_image
+
+        return vet_image(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.qcow.vetting import find_evidence
+
+        return find_evidence(storage)
 
     def check(
         self,

@@ -6,8 +6,8 @@ by the methods that use them. Spec: QEMU docs/interop/qcow2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import ChainError
@@ -20,6 +20,10 @@ from vmimg.formats.qcow2.encryption import describe_encryption, open_cipher
 from vmimg.formats.qcow2.header import Qcow2Header, read_header
 from vmimg.formats.qcow2.snapshots import at_snapshot, find_snapshot, read_snapshots
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["Qcow2Driver"]
 
@@ -85,6 +89,16 @@ class Qcow2Driver(Driver):
         from vmimg.formats.qcow2.writer import Qcow2Writer
 
         return Qcow2Writer(size, options, parent=parent, name=name, keys=keys)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.qcow2.vetting import vet_image
+
+        return vet_image(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.qcow2.vetting import find_evidence
+
+        return find_evidence(storage)
 
     def check(
         self,

@@ -7,7 +7,7 @@ Spec: QEMU docs/interop/qed_spec.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
@@ -17,6 +17,10 @@ from vmimg.formats.keys import Keys
 from vmimg.formats.qed import structures as s
 from vmimg.formats.qed.header import QedHeader, parent_ref, read_header
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["QedDriver"]
 
@@ -73,6 +77,16 @@ class QedDriver(Driver):
         from vmimg.formats.qed.writer import QedWriter
 
         return QedWriter(size, options, parent=parent)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.qed.vetting import vet_image
+
+        return vet_image(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.qed.vetting import find_evidence
+
+        return find_evidence(storage)
 
     def check(
         self,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vmimg.formats.vetting import Finding
+
 __all__ = ["RawDriver", "RawLayer", "RawWriter"]
 
 _SECTOR: Final = 512
@@ -35,6 +37,14 @@ class RawDriver(Driver):
 
     def probe(self, storage: Storage) -> int:
         return 1
+
+    def is_plain(self, storage: Storage) -> bool:
+        return True
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.raw.vetting import vet_disk
+
+        return vet_disk(storage)
 
     def inspect(self, storage: Storage) -> ImageInfo:
         from vmimg.formats.raw.contents import examine

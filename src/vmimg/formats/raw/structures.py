@@ -460,6 +460,12 @@ VOLUME_MAGICS: Final = (
     (65536 + 52, b"ReIsEr2Fs", "reiserfs"),
     (65536 + 52, b"ReIsErFs", "reiserfs"),
     (32768, b"JFS1", "JFS"),
+    (0, b"-rom1fs-", "romfs"),
+    (0, b"dmvdo001", "VDO"),
+    (8192, b"OCFSV2", "ocfs2"),
+    (65536, b"\x01\x16\x19\x70\0\0\0\1", "gfs2"),
+    (65536 + 1372, b"\x19\x01\x54\x19", "ufs2"),
+    (8192 + 1372, b"\x54\x19\x01\x00", "ufs1"),
 )
 
 # (offset, from the end where negative; magic; name) of files that are no disks themselves. Whoever

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.concat import ConcatLayer
 from vmimg.disk.extent import Extent
@@ -26,6 +26,10 @@ from vmimg.formats.split.series import Series, find_series
 from vmimg.storage.base import Storage
 from vmimg.units import align_up
 
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
+
 __all__ = ["SplitDriver"]
 
 _SECTOR = 512
@@ -39,6 +43,19 @@ class SplitDriver(Driver):
     def probe(self, storage: Storage) -> int:
         series = _series(storage)
         return _BY_NAME if series is not None and series.usual else 0
+
+    def is_plain(self, storage: Storage) -> bool:
+        return True
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.split.vetting import vet_split
+
+        return vet_split(storage)
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.split.vetting import split_evidence
+
+        return tuple(split_evidence(storage))
 
     def inspect(self, storage: Storage) -> ImageInfo:
         series = _whole(storage)

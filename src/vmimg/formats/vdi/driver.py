@@ -7,7 +7,7 @@ methods that use them. Spec: VirtualBox src/VBox/Storage/VDICore.h, VDI.cpp.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
@@ -18,6 +18,10 @@ from vmimg.formats.vdi import structures as s
 from vmimg.formats.vdi.header import NO_UUID, VdiHeader, read_header
 from vmimg.formats.vdi.parents import find_parent, parent_ref
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["VdiDriver"]
 
@@ -81,6 +85,17 @@ class VdiDriver(Driver):
         from vmimg.formats.vdi.writer import VdiWriter
 
         return VdiWriter(size, options, parent=parent, base=base, name=name)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.places import few
+        from vmimg.formats.vdi.vetting import vet
+
+        return few(vet(storage))
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.vdi.vetting import evidence
+
+        return evidence(storage)
 
     def check(
         self,

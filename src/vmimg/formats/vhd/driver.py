@@ -6,8 +6,8 @@ use them. Spec: Microsoft Virtual Hard Disk Image Format Specification 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import FormatError, OptionError
@@ -18,6 +18,10 @@ from vmimg.formats.vhd import structures as s
 from vmimg.formats.vhd.header import FoundFooter, VhdImage, find_footers, read_image
 from vmimg.formats.vhd.locators import parent_name, parent_ref, read_locators
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["VhdDriver"]
 
@@ -38,6 +42,11 @@ class VhdDriver(Driver):
         if end is not None and end.good and end.sparse and _has_header(storage, end):
             return 60
         return 0
+
+    def is_plain(self, storage: Storage) -> bool:
+        head, end = find_footers(storage)
+        # In front there is a copy of the footer, but in fixed disks.
+        return head is None and end is not None
 
     def inspect(self, storage: Storage) -> ImageInfo:
         image = read_image(storage)
@@ -93,6 +102,17 @@ class VhdDriver(Driver):
         from vmimg.formats.vhd.writer import new_writer
 
         return new_writer(size, options, parent, base)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.places import few
+        from vmimg.formats.vhd.vetting import vet
+
+        return few(vet(storage))
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.vhd.vetting import evidence
+
+        return evidence(storage)
 
     def check(
         self,

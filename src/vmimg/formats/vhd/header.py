@@ -21,7 +21,7 @@ from uuid import UUID
 
 from vmimg.errors import FormatError, UnsupportedFeature
 from vmimg.formats.vhd import structures as s
-from vmimg.storage.base import Storage
+from vmimg.storage.base import NotHeld, Storage
 from vmimg.units import MIB, align_up, format_size
 
 __all__ = [
@@ -209,7 +209,10 @@ def find_footers(storage: Storage) -> tuple[FoundFooter | None, FoundFooter | No
     # A file that is nothing but a footer has it at its end: an empty fixed disk.
     for length in (s.FOOTER_SIZE, s.OLD_FOOTER_SIZE):
         if size >= length and end is None:
-            raw = storage.read(size - length, length)
+            try:
+                raw = storage.read(size - length, length)
+            except NotHeld:  # the end of a stream that has not come to it
+                break
             if raw.startswith(s.COOKIE):
                 end = FoundFooter(size - length, length, raw.ljust(s.FOOTER_SIZE, b"\0"))
     return head, end

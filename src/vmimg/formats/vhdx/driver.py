@@ -6,8 +6,8 @@ methods that use them. Spec: MS-VHDX.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
@@ -18,6 +18,10 @@ from vmimg.formats.vhdx import structures as s
 from vmimg.formats.vhdx.header import VhdxImage, read_headers, read_image
 from vmimg.formats.vhdx.log import read_log, replay, replayed
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["VhdxDriver"]
 
@@ -80,6 +84,17 @@ class VhdxDriver(Driver):
         from vmimg.formats.vhdx.writer import VhdxWriter
 
         return VhdxWriter(size, options, parent=parent, base=base)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.places import few
+        from vmimg.formats.vhdx.vetting import vet
+
+        return few(vet(storage))
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.vhdx.vetting import evidence
+
+        return evidence(storage)
 
     def check(
         self,

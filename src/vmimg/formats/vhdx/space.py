@@ -111,6 +111,7 @@ class Space:
         for places, length in named_places(layer):
             units = places // MIB
             clash = len(np.unique(units)) < len(units) or bool((units < 0).any())
+            units = units[units >= 0]
             for step in range(length):
                 # What reaches behind the end of the file is nothing that could be free.
                 inside = units + step < len(used)

@@ -368,6 +368,8 @@ class _Extent:
             return
         numbers = np.concatenate([numbers for numbers, _ in self.markers])
         places = np.concatenate([places for _, places in self.markers])
+        if not len(numbers):
+            return
         order = np.argsort(places, kind="stable")
         numbers, places = numbers[order], places[order]
         ends = np.append(places[1:], storage.size)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vmimg.errors import FormatError
+from vmimg.formats.vetting import printable
 from vmimg.formats.vmdk import structures as s
 
 __all__ = ["Descriptor", "ExtentLine", "looks_like_descriptor", "parse_descriptor"]
@@ -169,21 +170,21 @@ def _unquote(value: str) -> str:
 
 
 def _extent(line: str, name: str) -> ExtentLine:
-    match = _EXTENT.fullmatch(line)
+    match, shown = _EXTENT.fullmatch(line), printable(line[:100])
     if match is None:
-        raise FormatError(f"{name}: the descriptor's extent line '{line[:100]}' cannot be read")
+        raise FormatError(f"{name}: the descriptor's extent line '{shown}' cannot be read")
     access, sectors, kind, filename, offset, _ = match.groups()
     if kind not in _TYPES:
         raise FormatError(f"{name}: the descriptor has an extent of the unknown type {kind[:20]}")
     if kind != "ZERO" and not filename:
-        raise FormatError(f"{name}: the descriptor's extent line '{line[:100]}' names no file")
+        raise FormatError(f"{name}: the descriptor's extent line '{shown}' names no file")
     if kind == "FLAT" and offset is None:
         raise FormatError(
-            f"{name}: the descriptor's extent line '{line[:100]}' does not say where in its file "
+            f"{name}: the descriptor's extent line '{shown}' does not say where in its file "
             "the extent begins"
         )
     if int(offset or 0) > _MAX_SECTORS or int(sectors) > _MAX_SECTORS:
-        raise FormatError(f"{name}: the descriptor's extent line '{line[:100]}' is out of range")
+        raise FormatError(f"{name}: the descriptor's extent line '{shown}' is out of range")
     return ExtentLine(access, int(sectors), kind, filename or None, int(offset or 0))
 
 
@@ -191,5 +192,6 @@ def _hexadecimal(value: str | None, what: str, name: str) -> int | None:
     if value is None:
         return None
     if re.fullmatch(r"[0-9A-Fa-f]{1,8}", value) is None:
-        raise FormatError(f"{name}: the descriptor's {what} is '{value[:20]}', not 8 hex digits")
+        shown = printable(value[:20])
+        raise FormatError(f"{name}: the descriptor's {what} is '{shown}', not 8 hex digits")
     return int(value, 16)

@@ -7,8 +7,8 @@ taken from the text. Spec: VMware "Virtual Disk Format 5.0".
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import OptionError
@@ -21,6 +21,10 @@ from vmimg.formats.vmdk.header import SparseHeader, extent_kind, read_extent_hea
 from vmimg.formats.vmdk.image import parent_of
 from vmimg.formats.vmdk.text import embedded_descriptor, file_descriptor
 from vmimg.storage.base import Storage
+
+if TYPE_CHECKING:
+    from vmimg.formats.detect import Evidence
+    from vmimg.formats.vetting import Finding
 
 __all__ = ["VmdkDriver"]
 
@@ -91,6 +95,17 @@ class VmdkDriver(Driver):
         from vmimg.formats.vmdk.writer import make_writer
 
         return make_writer(size, options, parent=parent, base=base, name=name)
+
+    def vet(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.places import few
+        from vmimg.formats.vmdk.vetting import vet
+
+        return few(vet(storage))
+
+    def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
+        from vmimg.formats.vmdk.vetting import evidence
+
+        return evidence(storage)
 
     def check(
         self,

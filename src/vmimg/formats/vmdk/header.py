@@ -16,7 +16,13 @@ from vmimg.formats.vmdk import structures as s
 from vmimg.storage.base import Storage
 from vmimg.units import align_up
 
-__all__ = ["SparseHeader", "extent_kind", "read_extent_header", "read_sparse_header"]
+__all__ = [
+    "SparseHeader",
+    "extent_kind",
+    "find_footer",
+    "read_extent_header",
+    "read_sparse_header",
+]
 
 # 64 TiB of seSparse; 16 TiB of hosted extents with 8 KiB grains. 32 MiB of memory.
 _MAX_GD_ENTRIES: Final = 1 << 22
@@ -110,7 +116,7 @@ def read_sparse_header(storage: Storage, *, lenient: bool = False) -> SparseHead
     damaged = bool(raw.flags & s.FLAG_NEWLINE_TEST) and newline != s.END_OF_LINE_TEST
     footer = None
     if raw.gdOffset == s.GD_AT_END:
-        footer = _find_footer(storage)
+        footer = find_footer(storage)
         raw = _parse(storage, footer)
         _check_version(raw.version, name)
         if raw.gdOffset == s.GD_AT_END:
@@ -224,8 +230,11 @@ def _check_descriptor(storage: Storage, header: SparseHeader) -> None:
         )
 
 
-def _find_footer(storage: Storage) -> int:
-    """Where the footer of a stream is: in front of the end-of-stream marker, behind its own."""
+def find_footer(storage: Storage) -> int:
+    """Where the footer of a stream is: in front of the end-of-stream marker, behind its own.
+
+    Raises FormatError where there is none.
+    """
     end = storage.size // s.SECTOR * s.SECTOR
     start = max(s.SECTOR, end - _FOOTER_REACH)
     tail = storage.read(start, end - start) if end > start else b""
