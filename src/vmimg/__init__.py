@@ -1,4 +1,4 @@
-"""vmimg: virtual machine images, identified, read, written, checked and converted.
+"""vmimg: virtual machine images, identified, vetted, read, written, checked and converted.
 
 >>> import vmimg
 >>> with vmimg.open("disk.qcow2") as disk:
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from vmimg.formats.iso.seed import SeedResult, create_seed
     from vmimg.formats.opening import open_disk as open
     from vmimg.formats.registry import FORMATS
+    from vmimg.formats.vetting import Finding, Severity
+    from vmimg.probe.claims import Claim
+    from vmimg.probe.detecting import Detection, detect
+    from vmimg.probe.inspector import Inspector
+    from vmimg.probe.policy import Policy
+    from vmimg.probe.vetting import Report, vet
     from vmimg.transfer.compare import CompareResult, compare
     from vmimg.transfer.convert import ConvertResult, convert
     from vmimg.transfer.create import create
@@ -50,14 +56,18 @@ __all__ = [
     "FORMATS",
     "ChainError",
     "CheckReport",
+    "Claim",
     "CompareResult",
     "ConvertResult",
+    "Detection",
     "Disk",
     "DiskInfo",
     "Extent",
+    "Finding",
     "FormatError",
     "ImageInfo",
     "InUseError",
+    "Inspector",
     "Interrupted",
     "IsoResult",
     "Kind",
@@ -67,7 +77,10 @@ __all__ = [
     "OptionError",
     "ParentPolicy",
     "ParentRef",
+    "Policy",
+    "Report",
     "SeedResult",
+    "Severity",
     "Snapshot",
     "StorageError",
     "UnsafeImage",
@@ -81,10 +94,12 @@ __all__ = [
     "create_iso",
     "create_seed",
     "dd",
+    "detect",
     "image_info",
     "info",
     "measure",
     "open",
+    "vet",
 ]
 
 # Where the public names are, by module; those that have another name there stand in _RENAMED.
@@ -112,6 +127,12 @@ _MODULES = {
     "formats.iso.seed": ("SeedResult", "create_seed"),
     "formats.opening": ("open",),
     "formats.registry": ("FORMATS",),
+    "formats.vetting": ("Finding", "Severity"),
+    "probe.claims": ("Claim",),
+    "probe.detecting": ("Detection", "detect"),
+    "probe.inspector": ("Inspector",),
+    "probe.policy": ("Policy",),
+    "probe.vetting": ("Report", "vet"),
     "transfer.compare": ("CompareResult", "compare"),
     "transfer.convert": ("ConvertResult", "convert"),
     "transfer.create": ("create",),

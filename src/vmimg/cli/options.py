@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -175,22 +176,35 @@ def creation_options(function: _F) -> _F:
 
 
 _CHANGED = "vmimg.allow_changed_parent"
+_MAX_SIZE = "vmimg.max_size"
 
 
-def _remember_changed(context: click.Context, param: click.Parameter, value: bool) -> None:
-    context.meta[_CHANGED] = value
+def _remember(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def remember(context: click.Context, param: click.Parameter, value: Any) -> None:
+        context.meta[key] = value
+
+    return remember
 
 
 def chain_options(function: _F) -> _F:
-    """What may be followed: --allow-dir, --backing-format and --allow-changed-parent.
+    """What an image may have its reader do: --allow-dir, --backing-format, --allow-changed-parent
+    and --max-size.
 
-    The last goes into the policy by itself, see `parent_policy`.
+    The last two go into the policy by themselves, see `parent_policy`.
     """
+    function = click.option(
+        "--max-size",
+        type=SIZE,
+        expose_value=False,
+        callback=_remember(_MAX_SIZE),
+        metavar="SIZE",
+        help="Refuse images that say they are larger, or unpack to more (default: 64T).",
+    )(function)
     function = click.option(
         "--allow-changed-parent",
         is_flag=True,
         expose_value=False,
-        callback=_remember_changed,
+        callback=_remember(_CHANGED),
         help="Go on where a parent is not, or no longer, the one that its child was made for.",
     )(function)
     function = click.option(
@@ -229,11 +243,13 @@ def ignored(*names: str, value: bool = True) -> _Decorator[Any]:
 def parent_policy(allow_dirs: Sequence[str], backing_format: str | None) -> ParentPolicy:
     """The policy that the options of `chain_options` ask for."""
     context = click.get_current_context()
-    return ParentPolicy(
+    policy = ParentPolicy(
         allowed=tuple(allow_dirs),
         parent_format=backing_format,
         allow_changed=bool(context.meta.get(_CHANGED)),
     )
+    largest = context.meta.get(_MAX_SIZE)
+    return policy if largest is None else replace(policy, max_size=largest)
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str]:

@@ -40,17 +40,19 @@ def open_source(
     if path == "-":
         from vmimg.storage.stream import spool
 
-        storage, format = spool(0, directory=room), format or "raw"
+        storage, format = spool(0, directory=room, limit=policy.max_size), format or "raw"
     else:
         storage = open_file(path, lock=not share)
         if format != "raw":
-            storage = _unwrapped(storage, room)
+            storage = _unwrapped(storage, room, policy)
     return open_storage_disk(
         storage, format=format, snapshot=snapshot, policy=policy, share=share, keys=keys
     )
 
 
-def _unwrapped(storage: storages.Storage, room: str | None) -> storages.Storage:
+def _unwrapped(
+    storage: storages.Storage, room: str | None, policy: ParentPolicy
+) -> storages.Storage:
     """``storage``, or what it holds if it is compressed from outside."""
     from vmimg.storage.stream import outer_compression, spool
 
@@ -61,4 +63,6 @@ def _unwrapped(storage: storages.Storage, room: str | None) -> storages.Storage:
     except BaseException:
         storage.close()
         raise
-    return spool(storage, directory=room) if compressed else storage
+    if not compressed:
+        return storage
+    return spool(storage, directory=room, limit=policy.max_size)

@@ -1,0 +1,424 @@
+"""Tar: its headers, walked in a file or as a stream goes by. Nothing is unpacked.
+
+    header | content, up to 512 | header | content | ... | two blocks of zeros | padding
+
+Every header is a block of 512 bytes with a checksum. v7 has names of 100 bytes; ustar adds a
+prefix; PAX ('x', 'g') and GNU ('L', 'K') put longer names and larger numbers in members of their
+own, in front of the one that they are about. A reader that knows them and one that does not see two
+different archives, so what makes them differ is noted (`TarWalk.problems`).
+
+Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's manual,
+"Basic Tar Format" and "Storing Sparse Files". Imports vetting and entries; no numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Generator
+from typing import Final
+
+from vmimg.formats.raw.findings import View
+from vmimg.formats.vetting import Finding, printable
+from vmimg.probe.entries import TELLING_BYTES, Entry, Kind, is_disk, is_telling, path_of
+from vmimg.storage.base import NotHeld
+
+__all__ = ["BLOCK", "TarHeader", "TarWalk", "disks_in", "header_of", "read_tar"]
+
+BLOCK: Final = 512
+_ZEROS: Final = bytes(BLOCK)
+# Names and PAX records: Linux has paths of 4096 bytes.
+_MAX_EXTENSION: Final = 64 << 10
+# PAX headers and long names that are read besides the members.
+_MAX_EXTRA: Final = 8192
+# Blocks of the maps of sparse members, each with 21 pieces: a disk may well have 100 000.
+_MAX_MAPS: Final = 32768
+# What PAX headers and long names may take together.
+_MAX_EXTENSIONS: Final = 4 << 20
+_MAX_PROBLEMS: Final = 64
+
+_KINDS: Final[dict[bytes, Kind]] = {
+    **dict.fromkeys((b"0", b"\0", b"7", b"S"), "file"),
+    b"1": "hardlink",
+    b"2": "symlink",
+    **dict.fromkeys((b"3", b"4"), "device"),
+    b"5": "directory",
+    b"6": "fifo",
+}
+
+
+class TarHeader(ctypes.BigEndianStructure):
+    """A header; numbers are octal digits, or binary where the top bit of the field is set."""
+
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (
+        ("name", ctypes.c_char * 100),
+        ("mode", ctypes.c_uint8 * 8),
+        ("uid", ctypes.c_uint8 * 8),
+        ("gid", ctypes.c_uint8 * 8),
+        ("size", ctypes.c_uint8 * 12),
+        ("mtime", ctypes.c_uint8 * 12),
+        ("chksum", ctypes.c_uint8 * 8),
+        ("typeflag", ctypes.c_uint8),
+        ("linkname", ctypes.c_char * 100),
+        ("magic", ctypes.c_uint8 * 6),
+        ("version", ctypes.c_uint8 * 2),
+        ("uname", ctypes.c_uint8 * 32),
+        ("gname", ctypes.c_uint8 * 32),
+        ("devmajor", ctypes.c_uint8 * 8),
+        ("devminor", ctypes.c_uint8 * 8),
+        ("prefix", ctypes.c_char * 155),
+        ("padding", ctypes.c_uint8 * 12),
+    )
+
+
+class GnuSparse(ctypes.BigEndianStructure):
+    """What GNU tar has in the place of the prefix, for a member with holes."""
+
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (
+        ("unused", ctypes.c_uint8 * 386),
+        ("sp", ctypes.c_uint8 * 96),
+        ("isextended", ctypes.c_uint8),
+        ("realsize", ctypes.c_uint8 * 12),
+        ("unused_2", ctypes.c_uint8 * 17),
+    )
+
+
+# Where a block of the map of an old GNU sparse member says that another one follows.
+_SPARSE_MORE: Final = 504
+
+
+class TarWalk:
+    """The members of a tar, as `steps` comes by them, at most ``limit``.
+
+    ``flavour``: "v7", "ustar" or "gnu" by the first header. ``complete``: the end was seen, which
+    is at ``end`` (bytes). ``broken``: where something else than a header stands. ``cut``: the
+    archive ends before its end, and ``missing`` bytes of a member with it. ``partial``: a part of
+    the stream was not kept. ``crowded``: there are more members than ``limit``.
+    """
+
+    def __init__(self, limit: int, budget: int | None = None) -> None:
+        self.entries: list[Entry] = []
+        self.complete = False
+        self.flavour = ""
+        self.end = 0
+        self.broken: int | None = None
+        self.cut = False
+        self.missing = 0
+        self.partial = False
+        self.crowded = False
+        self.extended = False
+        self.problems: list[Finding] = []
+        self._view: View | None = None
+        self._limit = limit
+        self._budget = budget
+        self._extra = 0
+        self._maps = 0
+        self._extension_bytes = 0
+        self._names = _Overrides()
+
+    def steps(self) -> Generator[tuple[int, int], bytes, None]:
+        """Asks for (offset, length), ascending, and is sent the bytes, fewer where they end."""
+        at = 0
+        while True:
+            self.end = at
+            if (
+                len(self.entries) >= self._limit
+                or self._extra > _MAX_EXTRA
+                or self._maps >= _MAX_MAPS
+                or self._extension_bytes > _MAX_EXTENSIONS
+            ):
+                self.crowded = True
+                return
+            if not self._spend(BLOCK):
+                return
+            block = yield at, BLOCK
+            if len(block) < BLOCK:
+                self.cut = True
+                return
+            if block == _ZEROS:
+                second = yield at + BLOCK, BLOCK
+                self.complete = True
+                self.end = at + (2 * BLOCK if second == _ZEROS else BLOCK)
+                return
+            header = header_of(block)
+            if header is None:
+                self.broken = at
+                return
+            self.flavour = self.flavour or _flavour(header)
+            size = _number(bytes(header.size))
+            if size is None:
+                self._note("member-size", "a header has a size that is no number", at)
+                self.broken = at
+                return
+            flag = bytes((header.typeflag,))
+            if flag in (b"x", b"g", b"X", b"L", b"K"):
+                self.extended = True
+                self._extra += 1
+                if size > _MAX_EXTENSION:
+                    self._note("malformed", f"a header for names has {size} bytes", at)
+                elif size and self._spend(size):
+                    self._extension_bytes += size
+                    self._take(flag, (yield at + BLOCK, size), at)
+                at += BLOCK + _padded(size)
+                continue
+            at = yield from self._member(at, header, flag, size, block)
+
+    def content(self, entry: Entry, limit: int) -> bytes | None:
+        """The first ``limit`` bytes of a member; None where they are not to be had."""
+        if self._view is None or entry.data is None:
+            return None
+        try:
+            return self._view.read(entry.data, min(entry.size, limit))
+        except NotHeld:
+            return None
+
+    def _member(
+        self, at: int, header: TarHeader, flag: bytes, size: int, block: bytes
+    ) -> Generator[tuple[int, int], bytes, int]:
+        data = at + BLOCK
+        real = 0
+        if flag == b"S":
+            sparse = GnuSparse.from_buffer_copy(block)
+            real = _number(bytes(sparse.realsize)) or 0
+            more = sparse.isextended
+            while more and self._maps < _MAX_MAPS and self._spend(BLOCK):
+                self._maps += 1
+                piece = yield data, BLOCK
+                data += BLOCK
+                more = piece[_SPARSE_MORE] if len(piece) == BLOCK else 0
+        entry = self._names.entry(self, at, header, flag, size)
+        entry.real_size = real or entry.real_size
+        if entry.kind in ("file", "other"):
+            if not entry.real_size and flag != b"S":
+                entry.data = data
+            following = data + _padded(entry.stored)
+        else:
+            if entry.stored:
+                self._note(
+                    "member-size",
+                    f"'{printable(entry.name)}' is no file and says that it has {entry.stored} "
+                    "bytes: readers lose step behind it",
+                    at,
+                )
+            following = data
+        self.entries.append(entry)
+        wanted = min(entry.size, TELLING_BYTES)
+        if (
+            self._budget is not None
+            and entry.data is not None
+            and wanted
+            and is_telling(entry.name)
+            and self._budget > 4 * wanted
+            and self._spend(wanted)
+        ):
+            yield entry.data, wanted
+        return following
+
+    def _take(self, flag: bytes, body: bytes, at: int) -> None:
+        if flag == b"L":
+            self._names.set("path", body.split(b"\0")[0], self, at)
+        elif flag == b"K":
+            self._names.set("linkpath", body.split(b"\0")[0], self, at)
+        else:
+            self._names.records(body, flag == b"g", self, at)
+
+    def _spend(self, count: int) -> bool:
+        """Whether there is still room for what a stream keeps."""
+        if self._budget is None:
+            return True
+        self._budget -= count
+        self.partial = self._budget < 0
+        return not self.partial
+
+    def _note(self, code: str, message: str, offset: int) -> None:
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(Finding.of(code, message, offset=offset))
+
+
+def read_tar(view: View, limit: int) -> TarWalk:
+    """The members of the tar that ``view`` is on, at most ``limit``."""
+    walk = TarWalk(limit)
+    walk._view = view
+    steps = walk.steps()
+    try:
+        offset, length = next(steps)
+        while True:
+            offset, length = steps.send(view.read(offset, length))
+    except StopIteration:
+        pass
+    except NotHeld:
+        walk.partial = True
+    if walk.cut and walk.end > view.size:
+        walk.missing = walk.end - view.size
+    return walk
+
+
+def disks_in(view: View, limit: int = 16) -> list[tuple[str, int, int]]:
+    """(name, offset, size) of members that are called like disks and lie in the tar in one piece,
+    so that they can be read where they are.
+    """
+    found = []
+    for entry in read_tar(view, 4096).entries:
+        if entry.data is None or not is_disk(entry) or path_of(entry).startswith("rootfs/"):
+            continue
+        if entry.data + entry.size <= view.size:
+            found.append((entry.name, entry.data, entry.size))
+            if len(found) >= limit:
+                break
+    return found
+
+
+def header_of(block: bytes) -> TarHeader | None:
+    """The header in a block of 512 bytes; None where its checksum says that it is none."""
+    stored = _octal(block[148:156])
+    if not stored:
+        return None
+    unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if stored != unsigned:
+        # Some old programs added up signed characters.
+        rest = block[:148] + block[156:]
+        if stored != unsigned - 256 * sum(byte > 127 for byte in rest):
+            return None
+    return TarHeader.from_buffer_copy(block)
+
+
+class _Overrides:
+    """What extension headers say of the members behind them."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, bytes] = {}
+        self._all: dict[str, bytes] = {}
+
+    def set(self, key: str, value: bytes, walk: TarWalk, at: int, everyone: bool = False) -> None:
+        """Keep what is said of the next member, or of ``everyone`` from here on."""
+        known = self._all if everyone else self._next
+        if known.get(key, value) != value and not key.startswith("GNU.sparse."):
+            walk._note("copies-disagree", f"a member has two extended headers for its {key}", at)
+        if len(known) < 64:
+            known[key] = value
+
+    def records(self, body: bytes, everyone: bool, walk: TarWalk, at: int) -> None:
+        """Of a PAX header: length, space, key=value, end of line; one behind the other."""
+        position = 0
+        for _ in range(1024):
+            if position >= len(body) or body[position] == 0:
+                return
+            space = body.find(b" ", position, position + 8)
+            digits = body[position:space] if space > 0 else b""
+            end = position + int(digits) if digits.isdigit() else 0
+            equals = body.find(b"=", position, end)
+            if not position < space < equals < end <= len(body) or body[end - 1] != ord("\n"):
+                walk._note("malformed", "a PAX header is not made up of records", at)
+                return
+            key = body[space + 1 : equals].decode("ascii", "replace")
+            value = body[equals + 1 : end - 1]
+            position = end
+            if key not in _PAX_KEYS:
+                continue
+            if b"\0" in value:
+                walk._note("malformed", f"a PAX header has a zero byte in its {key}", at)
+            if everyone:
+                walk._note("copies-disagree", f"a PAX header has one {key} for all members", at)
+            self.set(key, value, walk, at, everyone)
+        walk._note("malformed", "a PAX header has more than 1024 records", at)
+
+    def entry(self, walk: TarWalk, at: int, header: TarHeader, flag: bytes, size: int) -> Entry:
+        said = {**self._all, **self._next}
+        self._next = {}
+        plain = header.name
+        if bytes(header.magic) == b"ustar\0" and header.prefix:
+            plain = header.prefix + b"/" + plain
+        name = said.get("path", plain)
+        sparse = "GNU.sparse.name" in said or "GNU.sparse.size" in said
+        if sparse:
+            name = said.get("GNU.sparse.name", name)
+        elif plain != name and _misleads(plain, name):
+            walk._note(
+                "copies-disagree",
+                f"its name is '{_text(name)}' by the extended header, '{_text(plain)}' by its own",
+                at,
+            )
+        stored = self._size(said, size, walk, at)
+        kind = _KINDS.get(flag, "other")
+        if kind == "file" and flag in b"0\0" and name.endswith(b"/"):
+            kind = "directory"  # of v7, which has no flag for it
+        if kind == "other":
+            walk._note("odd-field", f"a member is of a kind ({flag!r}) that is not POSIX's", at)
+        real = said.get("GNU.sparse.realsize", said.get("GNU.sparse.size", b""))
+        return Entry(
+            name=_text(name),
+            kind=kind,
+            size=stored,
+            stored=stored,
+            offset=at,
+            link=_text(said.get("linkpath", header.linkname)),
+            real_size=int(real) if real.isdigit() and len(real) < 20 else 0,
+            plain_name=_text(plain) if plain != name else "",
+        )
+
+    def _size(self, said: dict[str, bytes], size: int, walk: TarWalk, at: int) -> int:
+        digits = said.get("size")
+        if digits is None:
+            return size
+        if not digits.isdigit() or len(digits) > 19:
+            walk._note("member-size", "a PAX header has a size that is no number", at)
+            return size
+        stated = int(digits)
+        # What does not fit into eleven octal digits is left out of the header.
+        if stated != size and stated < 8**11:
+            walk._note(
+                "member-size",
+                f"a member has {stated} bytes by its PAX header, {size} by its own: "
+                "readers lose step behind it",
+                at,
+            )
+        return stated
+
+
+_PAX_KEYS: Final = (
+    *("path", "linkpath", "size"),
+    *("GNU.sparse.name", "GNU.sparse.realsize", "GNU.sparse.size", "GNU.sparse.major"),
+)
+
+
+def _misleads(plain: bytes, name: bytes) -> bool:
+    """Whether a reader that ignores extended headers takes the member for another one. What they
+    are for is not meant: names that are too long for the header, or no ASCII.
+    """
+    if len(name.rstrip(b"/")) <= 100 and name.isascii():
+        return True
+    # Cut-off names have no suffix left; names in another script keep theirs.
+    suffix = plain.rpartition(b".")[2]
+    return len(plain) < 99 and b"." in plain and not name.endswith(suffix)
+
+
+def _flavour(header: TarHeader) -> str:
+    magic = bytes(header.magic) + bytes(header.version)
+    return "gnu" if magic == b"ustar  \0" else "ustar" if magic[:5] == b"ustar" else "v7"
+
+
+def _number(field: bytes) -> int | None:
+    """A number of a header; None where it is none, or negative."""
+    if field[0] & 0x80:
+        # GNU's base 256. 0xFF begins a negative one.
+        return int.from_bytes(field[1:], "big") if field[0] == 0x80 else None
+    return _octal(field)
+
+
+def _octal(field: bytes) -> int | None:
+    digits = field.split(b"\0")[0].strip(b" ")
+    if not digits:
+        return 0
+    # Not int(): it takes signs and underscores.
+    return int(digits, 8) if not digits.strip(b"01234567") else None
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
