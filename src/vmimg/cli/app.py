@@ -16,6 +16,8 @@ VERBS = {
     for name in (
         "convert",
         "info",
+        "detect",
+        "vet",
         "create",
         "map",
         "check",
@@ -46,6 +48,7 @@ class _Verbs(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
         "vmimg info disk.qcow2",
+        "vmimg vet upload.qcow2",
         "vmimg convert disk.qcow2 disk.raw",
         "vmimg convert -c -o compression_type=zstd disk.raw disk.qcow2",
         "",

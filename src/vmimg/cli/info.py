@@ -17,10 +17,19 @@ from vmimg.cli.options import (
     share_option,
     source_format,
 )
+from vmimg.cli.sandbox import (
+    confined_info,
+    confinement,
+    sandbox_options,
+    sandboxed,
+    say_confinement,
+)
 from vmimg.cli.verb import Verb, examples
+from vmimg.errors import OptionError
 from vmimg.units import format_size
 
 if TYPE_CHECKING:
+    from vmimg.disk.policy import ParentPolicy
     from vmimg.formats.driver import Snapshot
     from vmimg.formats.info import DiskInfo
 
@@ -41,6 +50,7 @@ __all__ = ["command"]
 @click.option("--backing-chain", "chain", is_flag=True, help="Show the backing files too.")
 @share_option
 @chain_options
+@sandbox_options
 @click.argument("files", type=PATH, metavar="FILE...", nargs=-1, required=True)
 def command(
     source_format: str | None,
@@ -55,22 +65,33 @@ def command(
 
     Opens nothing but FILE; with --backing-chain, what FILE is stacked on.
     """
-    from vmimg.formats.info import image_info
-
     policy = parent_policy(allow_dirs, backing_format)
-    found = [
-        info
-        for file in files
-        for info in image_info(file, format=source_format, policy=policy, share=share, chain=chain)
-    ]
+    found = [info for file in files for info in _inspect(file, source_format, policy, share, chain)]
+    held = confinement()
     if output == "json":
         objects = [info.to_json() for info in found]
+        if held is not None:
+            objects = [facts | {"sandbox": held.to_json()} for facts in objects]
         echo(json_text(objects if chain or len(files) > 1 else objects[0]))
         return
+    say_confinement()
     for number, info in enumerate(found):
         if number:
             echo()
         _print(info)
+
+
+def _inspect(
+    file: str, format: str | None, policy: ParentPolicy, share: bool, chain: bool
+) -> list[DiskInfo]:
+    """``file`` and, with ``chain``, what it is stacked on."""
+    if sandboxed():
+        if chain:
+            raise OptionError("--backing-chain opens what the image names, and --sandbox nothing")
+        return [confined_info(file, format=format, share=share)]
+    from vmimg.formats.info import image_info
+
+    return image_info(file, format=format, policy=policy, share=share, chain=chain)
 
 
 def _print(info: DiskInfo) -> None:
