@@ -9,6 +9,9 @@ SHELL := /bin/sh
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# A harness of fuzz/harnesses.py; none: all of them, one after the other. For all together.
+FORMAT ?=
+MINUTES ?= 5
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,10 +19,11 @@ PIP := $(BIN)/python -m pip install --quiet
 STAMPS := $(VENV)/stamps
 
 # Programs that nobody here wrote, which the tests check against (tests/peers.py names them too).
-PEERS := qemu-utils qemu-block-extra qemu-system-x86 e2fsprogs dosfstools gdisk p7zip-full|7zip \
+PEERS := qemu-utils qemu-block-extra qemu-system-x86 e2fsprogs dosfstools gdisk parted p7zip-full|7zip \
          xorriso genisoimage udftools dmg2img cloop-utils ploop mtools \
          util-linux cryptsetup-bin xfsprogs btrfs-progs ntfs-3g exfatprogs f2fs-tools squashfs-tools \
-         coreutils xz-utils zstd bzip2 gzip lz4 lzop
+         coreutils xz-utils zstd bzip2 gzip lz4 lzop lzip tar libarchive-tools virtinst \
+         cpio wimtools ovmf u-boot-tools
 # What compiling a Python binding takes.
 COMPILER := gcc libc6-dev python3-dev
 
@@ -52,6 +56,10 @@ $(STAMPS)/test: $(STAMPS)/extras
 	@$(PIP) --group test
 	@touch $@
 
+$(STAMPS)/fuzz: $(STAMPS)/base
+	@$(PIP) --group fuzz
+	@touch $@
+
 $(STAMPS)/lint: $(STAMPS)/extras
 	@echo 'Installing the linters'
 	@$(PIP) --group lint
@@ -76,12 +84,16 @@ demo: $(STAMPS)/base $(STAMPS)/images  ## Convert a real Linux image every way a
 	@$(BIN)/python scripts/demo.py
 
 .PHONY: test
-test: $(STAMPS)/test $(STAMPS)/images $(STAMPS)/peers programs  ## Run the tests (PYTEST_ARGS="-k qcow2")
+test: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers programs  ## Run the tests (PYTEST_ARGS="-k qcow2")
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 .PHONY: test-all
-test-all: $(STAMPS)/test $(STAMPS)/images $(STAMPS)/peers programs  ## Run the slow tests as well
+test-all: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers programs  ## Run the slow tests as well
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: $(STAMPS)/test $(STAMPS)/fuzz programs  ## Look for crashes (FORMAT=qcow2 MINUTES=5)
+	$(BIN)/python -m fuzz $(FORMAT) --minutes $(MINUTES)
 
 .PHONY: lint
 lint: $(STAMPS)/lint  ## Check style, types and the direction of imports
@@ -100,9 +112,10 @@ bench: $(STAMPS)/extras programs  ## Measure against qemu-img (BENCH_ARGS="--jso
 	$(BIN)/python scripts/bench.py --vmimg $(BIN)/vmimg $(BENCH_ARGS)
 
 .PHONY: readme
-readme: $(STAMPS)/base  ## Write the tables of README.md anew
+readme: $(STAMPS)/base  ## Write the generated tables of README.md and docs/ anew
 	$(BIN)/python scripts/readme_formats.py
 	$(BIN)/python scripts/readme_speed.py
+	$(BIN)/python scripts/findings_table.py
 
 .PHONY: hooks
 hooks: $(STAMPS)/lint  ## Run the linters before each commit
@@ -111,5 +124,5 @@ hooks: $(STAMPS)/lint  ## Run the linters before each commit
 .PHONY: clean
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
-	    .import_linter_cache
+	    .import_linter_cache fuzz/corpus fuzz/crashes
 	find src tests scripts -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""The fuzzers, for a moment: every harness takes its own seeds, and nothing breaks right away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fuzz.harnesses import HARNESSES
+from fuzz.seeds import seeds
+from vmimg.formats.registry import FORMATS
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("name", HARNESSES)
+def test_every_seed_passes(name: str) -> None:
+    inputs = list(seeds(name))
+    for data in inputs:
+        HARNESSES[name].run(data)
+    assert len(inputs) > 1
+
+
+@pytest.mark.peer("atheris")
+@pytest.mark.parametrize("name", HARNESSES)
+def test_nothing_breaks_in_a_moment_of_fuzzing(name: str, tmp_path: Path) -> None:
+    corpus, crashes = tmp_path / "corpus", tmp_path / "crashes"
+    corpus.mkdir()
+    for number, data in enumerate(seeds(name)):
+        (corpus / str(number)).write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzz.engine", name, str(corpus),
+         "-max_total_time=2", "-timeout=30", "-seed=1"],
+        cwd=ROOT, capture_output=True, text=True, timeout=200,
+        env=os.environ | {"VMIMG_CRASHES": str(crashes)},
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-3000:]
+    assert [path.name for path in (crashes / name).iterdir()] == [], said[-3000:]
+    assert "DONE" in said, said[-3000:]
+
+
+def test_each_format_has_a_harness() -> None:
+    assert FORMATS.keys() <= HARNESSES.keys()
