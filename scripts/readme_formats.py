@@ -83,22 +83,25 @@ def short_size(size: int) -> str:
     return format_exact(size + 1 if size % 2 else size)
 
 
-def update(name: str, text: str, *, check: bool) -> int:
-    """Put text between the markers called name; with check, only compare. Returns the exit code."""
+def update(name: str, text: str, *, check: bool, page: Path = README) -> int:
+    """Put text between the markers called name in page; with check, only compare.
+
+    Returns the exit code.
+    """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    readme = README.read_text(encoding="utf-8")
-    head, found_begin, rest = readme.partition(begin)
+    before = page.read_text(encoding="utf-8")
+    head, found_begin, rest = before.partition(begin)
     _, found_end, tail = rest.partition(end)
     if not found_begin or not found_end:
-        print(f"README.md has no {begin} and {end}", file=sys.stderr)
+        print(f"{page.name} has no {begin} and {end}", file=sys.stderr)
         return 1
     fresh = f"{head}{begin}\n\n{text}\n\n{end}{tail}"
-    if fresh == readme:
+    if fresh == before:
         return 0
     if check:
-        print(f"README.md: the table of {name} is stale; run `make readme`", file=sys.stderr)
+        print(f"{page.name}: the table of {name} is stale; run `make readme`", file=sys.stderr)
         return 1
-    README.write_text(fresh, encoding="utf-8")
+    page.write_text(fresh, encoding="utf-8")
     return 0
 
 

@@ -32,8 +32,8 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("table", ["readme_formats", "readme_speed"])
-def test_the_tables_of_the_readme_are_fresh(table: str) -> None:
+@pytest.mark.parametrize("table", ["readme_formats", "readme_speed", "findings_table"])
+def test_the_generated_tables_are_fresh(table: str) -> None:
     done = script(f"scripts/{table}.py", "--check")
     assert done.returncode == 0, done.stderr
 
