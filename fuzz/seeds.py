@@ -48,14 +48,11 @@ def fill(name: str) -> Path:
 def seeds(name: str) -> Iterator[bytes]:
     """The inputs that the harness ``name`` begins with."""
     if name in FORMATS:
-        found = _images(name)
-        # What lies on a raw disk is what there is to read of one.
-        found += [d for claim, d in _samples() if claim == name or name == "raw"]
+        found = _images(name) + _samples(name)
     elif name.startswith("probe-"):
-        found = [data for _, data in _samples(name.removeprefix("probe-"))]
+        found = _samples(name.removeprefix("probe-"))
     elif name in ("detect", "feed"):
-        found = [data for format in FORMATS for data in _images(format)[:4]]
-        found += [data for _, data in _samples()]
+        found = [data for format in FORMATS for data in _images(format)[:4]] + _samples("")
     else:
         found = list(_texts(name))
     # An empty input shows what is done without one, and there is always one to begin with.
@@ -75,21 +72,36 @@ def _packed(data: bytes) -> bytes:
     return pack(image)
 
 
+# What stands in a module of another name.
+_TOGETHER: Final = {
+    "raw": "contents",
+    "cow": "qcow",
+    "qed": "qcow",
+    "cloop": "parallels",
+    "bochs": "parallels",
+    "split": "parallels",
+    "cpio": "boot",
+    "firmware": "boot",
+    "states": "machines",
+    "texts": "machines",
+}
+
+
 @cache
-def _samples(family: str = "") -> list[tuple[str, bytes]]:
-    """(claim, input) of the samples of tests/probe: of one family, or of all."""
+def _samples(family: str) -> list[bytes]:
+    """The samples of tests/probe of one family; of a family that has none, all good ones."""
+    own = _TESTS / "probe" / f"samples_{_TOGETHER.get(family, family)}.py"
+    paths = [own] if own.exists() else sorted(own.parent.glob("samples_*.py"))
     found = []
-    wanted = f"samples_{family}.py" if family else "samples_*.py"
-    paths = sorted((_TESTS / "probe").glob(wanted)) or sorted((_TESTS / "probe").glob("samples_*"))
     for path in paths:
         module: Any = importlib.import_module(path.stem)
-        for sample in (*module.GOOD, *module.BAD):
+        for sample in (*module.GOOD, *(module.BAD if own.exists() else ())):
             if not all(peers.has(peer) for peer in sample.peers):
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 made = sample.make(Path(folder))
                 if made.is_file() and made.stat().st_blocks * 512 <= MAX_HELD // 4:
-                    found.append((sample.claim, _packed_file(made)))
+                    found.append(_packed_file(made))
     return found
 
 
