@@ -28,7 +28,8 @@ GIB = 1 << 30
 TIB = 1 << 40
 
 _SUFFIXES = "bkmgtpe"
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([bkmgtpe]?)(?:i?b)?\s*", re.IGNORECASE)
+# As many digits as anybody writes: Python refuses to take thousands for a number.
+_SIZE = re.compile(r"\s*(\d{1,40}(?:\.\d{1,40})?)\s*([bkmgtpe]?)(?:i?b)?\s*", re.IGNORECASE)
 # Nothing on a POSIX system can be larger: off_t is a signed 64-bit number.
 _MAX_SIZE = (1 << 63) - 1
 

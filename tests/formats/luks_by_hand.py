@@ -13,6 +13,7 @@ import hashlib
 import json
 import random
 import struct
+from functools import cache
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -92,6 +93,7 @@ def add_slot(
     file[offset : offset + len(material)] = material
 
 
+@cache
 def split(key: bytes) -> bytes:
     """``key`` as stripes; LUKS on-disk format 1.2.3, 2.4."""
     dice, state, stripes = random.Random(7), bytes(len(key)), []

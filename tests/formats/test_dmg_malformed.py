@@ -201,6 +201,10 @@ CASES = [
     Case("an entity from outside", listed(lambda t: t.replace(
          b"<plist", b'<!DOCTYPE plist [<!ENTITY x SYSTEM "file:///etc/passwd">]><plist', 1).replace(
          b"first", b"&x;")), "property list is damaged"),
+    Case("an unknown encoding", listed(lambda t: t.replace(b"UTF-8", b"UTF-9")),
+         "the encoding 'UTF-9'"),
+    Case("an encoding of two bytes", listed(lambda t: t.replace(b"UTF-8", b"GB18030")),
+         "the encoding 'GB18030'"),
     Case("list of something else", listed(lambda t: plistlib.dumps([1, 2])), "no block tables"),
     Case("resources that are none", listed(lambda t: plistlib.dumps({"resource-fork": 1})),
          "no block tables"),

@@ -10,6 +10,7 @@ from vetted import errors, findings, made, where
 
 from probe.sample import Sample
 from probe.samples_dmg import BAD, GOOD, SIGNATURE, image, on_koly
+from vmimg.errors import FormatError
 from vmimg.formats.registry import FORMATS
 from vmimg.formats.vetting import Severity
 from vmimg.storage.memory import MemoryStorage
@@ -67,6 +68,14 @@ def test_an_other_kind_of_checksum_is_only_worth_a_note() -> None:
     on_koly(80, ">II", 4, 128)(file)
     (finding,) = FORMATS["dmg"].driver().vet(MemoryStorage(file))
     assert (finding.code, finding.severity) == ("odd-field", Severity.NOTE)
+
+
+def test_a_list_in_an_encoding_that_is_none_is_no_end_of_vetting() -> None:
+    file = bytearray(image().build()[0].replace(b'encoding="UTF-8"', b'encoding="UTF-9"'))
+    driver = FORMATS["dmg"].driver()
+    with pytest.raises(FormatError, match="in the encoding 'UTF-9'"):
+        driver.inspect(MemoryStorage(file))
+    assert not where(list(driver.vet(MemoryStorage(file))), "xml-entities")
 
 
 def test_evidence_says_where_the_tables_are() -> None:

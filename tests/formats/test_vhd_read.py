@@ -218,10 +218,12 @@ def test_a_raw_disk_that_ends_with_something_like_a_footer_is_raw() -> None:
     for wrong in (
         content + b"conectix".ljust(512, b"\0"),
         good[:-1] + b"x",  # the checksum
-        bytes(512) + good,  # current_size does not fit
         content + hand.footer(51200, 3),  # dynamic, without a header
     ):
         assert identify(MemoryStorage(wrong)).name == "raw"
+    # Another size than that of the file: a VHD that was cut, or something put in front.
+    for wrong in (bytes(512) + good, good[512:]):
+        assert identify(MemoryStorage(wrong)).name == "vhd"
     claims = detect(MemoryStorage(good))
     assert [(c.format.name, c.confidence) for c in claims] == [("vhd", 60), ("raw", 1)]
     assert detect(MemoryStorage(hand.dynamic(content)))[0].confidence == 100

@@ -257,6 +257,8 @@ TEXTS = [
          base="text"),
     Case("a million quotes", become(text('RW 1 FLAT "' + '"' * 900_000)), "", OPENING, "text"),
     Case("a million blanks", become(text("RW 1" + " " * 900_000 + "FLAT")), "", OPENING, "text"),
+    # Where it is no UTF-8, the text is searched for its encoding.
+    Case("a million empty lines", become(text() + b"\xff" + b"\n" * 900_000), "", OPENING, "text"),
     Case("invalid UTF-8", replaced(b'"flat"', b'"fl\xff\xfe"'), "", OPENING, "text"),
 ]  # fmt: skip
 

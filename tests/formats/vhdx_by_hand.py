@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 MIB = 1 << 20
@@ -43,8 +44,13 @@ for _value in range(256):
     _TABLE.append(_value)
 
 
-def crc32c(data: bytes) -> int:
-    """Byte by byte."""
+def crc32c(data: bytes | bytearray) -> int:
+    return _crc32c(bytes(data))
+
+
+@lru_cache(256)
+def _crc32c(data: bytes) -> int:
+    """Byte by byte, and so slowly that the tables which all images have are not done again."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _TABLE[(crc ^ byte) & 255] ^ crc >> 8

@@ -56,7 +56,11 @@ def claim_of(format: Format, storage: Storage) -> Claim | None:
     if confidence <= 0:
         return None
     shown = tuple(_shown(storage, magic) for magic in marks)
-    return Claim(format, confidence, (*shown, *driver.evidence(storage)))
+    try:
+        more = driver.evidence(storage)
+    except NotHeld:  # of a stream that has not come so far: what is claimed is claimed
+        more = ()
+    return Claim(format, confidence, (*shown, *more))
 
 
 def identify(storage: Storage) -> Format:

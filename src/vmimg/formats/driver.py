@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from vmimg.disk.layer import Layer, ParentRef
 from vmimg.errors import UnsupportedFeature
@@ -351,6 +351,15 @@ class Driver(ABC):
         compressed image looks like a file of its coder.
         """
         return ()
+
+    parent_extensions: ClassVar[tuple[str, ...]] = ()
+    """Of files that `is_parent` may be asked about."""
+
+    def is_parent(self, storage: Storage, ref: ParentRef) -> bool:
+        """Whether ``storage`` is the image that ``ref`` means by an identifier; see
+        `locate_parent`.
+        """
+        return False
 
     def locate_parent(self, ref: ParentRef, folders: Sequence[str]) -> str | None:
         """The path of the file that ``ref`` means, for formats that name a parent by an identifier.

@@ -20,7 +20,7 @@ from vmimg.formats.opening import Chain, open_file
 from vmimg.formats.registry import find
 from vmimg.storage.base import Storage
 
-__all__ = ["DiskInfo", "image_info"]
+__all__ = ["DiskInfo", "image_info", "storage_info"]
 
 _DEFAULT_POLICY = ParentPolicy()
 
@@ -91,7 +91,7 @@ def image_info(
     try:
         storage = files.adopt(open_file(path, lock=not share))
         found = given or identify(storage)
-        infos = [_inspect(storage, found)]
+        infos = [storage_info(storage, found)]
         if os.path.isdir(path):
             infos[0] = _all_files(infos[0], path)
         while chain and infos[-1].image.parent is not None:
@@ -100,13 +100,14 @@ def image_info(
                     f"{storage.name}: the chain of images has more than {policy.max_depth} layers"
                 )
             storage, found = files.parent(storage, infos[-1].image.parent)
-            infos.append(_inspect(storage, found))
+            infos.append(storage_info(storage, found))
         return infos
     finally:
         files.close()
 
 
-def _inspect(storage: Storage, format: Format) -> DiskInfo:
+def storage_info(storage: Storage, format: Format) -> DiskInfo:
+    """The same of bytes that are open; they stay so."""
     image = format.driver().inspect(storage)
     parent = image.parent
     return DiskInfo(

@@ -8,6 +8,7 @@ no numpy until a layer needs it.
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 from vmimg import storage as storages
@@ -21,6 +22,7 @@ from vmimg.formats.driver import Companions
 from vmimg.formats.keys import Keys, as_keys
 from vmimg.formats.registry import all_formats, find
 from vmimg.storage.base import Storage
+from vmimg.storage.folder import joined
 
 __all__ = ["Chain", "open_disk", "open_file", "open_storage_disk"]
 
@@ -173,7 +175,11 @@ class Chain:
     def parent(self, child: Storage, ref: ParentRef) -> tuple[Storage, Format]:
         """The parent that ``child`` names, open for reading, and its format as declared."""
         # Everything that can be refused without opening anything is refused first.
-        named, path = self._locate(child, ref)
+        if child.folder is not None:
+            # What it is called there is all that there is of a path.
+            named = path = self._member(child, ref)
+        else:
+            named, path = self._locate(child, ref)
         declared = ref.format or self._policy.parent_format
         if declared is None:
             raise ChainError(
@@ -186,7 +192,59 @@ class Chain:
             raise ChainError(
                 f"{child.name}: the format of its backing file '{ref.path}': {error}"
             ) from None
+        if child.folder is not None:
+            return self._open_member(child, path, ref.path, "backing file"), format
         return self._open(child, path, named, "backing file", writable=False), format
+
+    def _member(self, child: Storage, ref: ParentRef) -> str:
+        """The member of the archive in which ``child`` lies that is its parent."""
+        folder = child.folder
+        assert folder is not None
+        if ref.path.startswith(UNNAMED):
+            driver = find(ref.format or "raw").driver()
+            for member in folder.names():
+                if member != child.member and member.lower().endswith(driver.parent_extensions):
+                    with folder.open(member) as storage:
+                        if driver.is_parent(storage, ref):
+                            return member
+        else:
+            for named in (ref.path, *ref.alternatives):
+                try:
+                    member = joined(child.member, named)
+                except UnsafeImage:
+                    continue
+                if member != child.member and folder.exists(member):
+                    return member
+            # Hyper-V and others name it by where it lay on its host.
+            for named in (ref.path, *ref.alternatives):
+                last = re.split(r"[\\/]", named)[-1].lower()
+                found = [
+                    member
+                    for member in folder.names()
+                    if member.rpartition("/")[2].lower() == last and member != child.member
+                ]
+                if last and len(found) == 1:
+                    return found[0]
+        raise ChainError(
+            f"{child.name}: its backing file '{ref.path}' is not in {folder.name}, and an image is "
+            "followed nowhere else from there; unpack it first"
+        )
+
+    def _open_member(self, image: Storage, member: str, named: str, role: str) -> Storage:
+        """A file beside ``image`` in the archive that it lies in."""
+        folder = image.folder
+        assert folder is not None
+        if not folder.exists(member):
+            raise ChainError(f"{image.name}: its {role} '{named}' is not in {folder.name}")
+        key = f"{folder.name}\0{member}"
+        if key in self._names or member == image.member:
+            raise ChainError(
+                f"{image.name}: its {role} '{named}' is {self._names.get(key, image.name)} again: "
+                "the chain of images loops"
+            )
+        storage = self.adopt(folder.open(member))
+        self._names[key] = storage.name
+        return storage
 
     def _locate(self, child: Storage, ref: ParentRef) -> tuple[str, str]:
         """(as named in ``child``, path) of the parent: the first candidate that the policy takes
@@ -254,6 +312,8 @@ class Chain:
         """What opens the files besides parents that ``image`` names."""
 
         def companion(named: str, role: str, *, read_only: bool = False) -> Storage:
+            if image.folder is not None:
+                return self._open_member(image, joined(image.member, named), named, role)
             path = self._resolve(image, named, role)
             # QEMU looks for a data file in the current directory, and writes its name as it was
             # given there. Followed where there is none beside the image, if the policy takes it.

@@ -9,9 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from vmimg.errors import StorageError
+
+if TYPE_CHECKING:
+    from vmimg.storage.folder import Folder
 
 __all__ = ["Buffer", "NotHeld", "Storage"]
 
@@ -35,6 +38,10 @@ class Storage(ABC):
     size: int
     """Bytes it holds now."""
     writable: bool = False
+    folder: Folder | None = None
+    """Where it is a member of something else than a directory of this system: what it lies in."""
+    member: str = ""
+    """Its name there."""
 
     @abstractmethod
     def read_into(self, offset: int, buffer: memoryview) -> None:

@@ -385,7 +385,8 @@ class _Folder:
         old = os.path.join(directory, _part_name(base))
         replaced = os.path.isdir(self._target)
         try:
-            _sync_folder(self.part)
+            for folder, _, _ in os.walk(self.part):
+                _sync_folder(folder)
             if replaced:
                 os.rename(self._target, old)
             try:
@@ -401,6 +402,8 @@ class _Folder:
                 raise
             self._done = True
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another one was faster
+                raise OptionError(f"{self._path} exists; pass --force to replace it") from error
             raise self._failure("cannot give the finished directory its name", error) from error
         if replaced:
             shutil.rmtree(old, ignore_errors=True)

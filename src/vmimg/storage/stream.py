@@ -24,7 +24,7 @@ from vmimg.errors import (
 from vmimg.storage.base import Buffer, Storage
 from vmimg.storage.file import FileStorage
 
-__all__ = ["HEAD_SIZE", "Progress", "StreamSink", "outer_compression", "spool"]
+__all__ = ["HEAD_SIZE", "Progress", "StreamSink", "outer_compression", "spool", "spool_pieces"]
 
 Progress = Callable[[int, int | None], None]
 """Called with (bytes of the source taken so far, bytes in all; None for a pipe)."""
@@ -123,6 +123,17 @@ def spool(
     if kind is not None:
         everything = _unpacked(kind, everything, name)
     return _spool(everything, name, directory, limit)
+
+
+def spool_pieces(
+    pieces: Iterator[bytes],
+    name: str,
+    *,
+    directory: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+) -> Storage:
+    """The same of ``pieces``, one after the other, which are not unpacked."""
+    return _spool(pieces, name, directory, limit)
 
 
 class StreamSink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
@@ -20,7 +21,7 @@ _DEFAULT_POLICY = ParentPolicy()
 
 
 def dd(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Disk,
     target: str | os.PathLike[str],
     *,
     format: str | None = None,
@@ -37,15 +38,23 @@ def dd(
 ) -> ConvertResult:
     """Write ``count`` blocks of ``bs`` bytes, from block ``skip`` of ``source``, to a new image.
 
-    ``count`` None takes all that follow. Like qemu-img's dd: the virtual size of the result is what
-    was asked for, no more than the source has, rounded up to a sector. Raises what convert raises.
+    ``source`` is a path or an open disk, which stays open. ``count`` None takes all that follow.
+    Like qemu-img's dd: the virtual size of the result is what was asked for, no more than the
+    source has, rounded up to a sector. Raises what convert raises.
     """
     if bs < 1 or skip < 0 or (count is not None and count < 0):
         raise OptionError("bs is at least 1; skip and count are not negative")
     path = os.fspath(target)
-    with open_source(
-        os.fspath(source), source_format, share=share, policy=policy, keys=keys, near=path
-    ) as disk:
+    with ExitStack() as stack:
+        if isinstance(source, Disk):
+            disk = source
+        else:
+            disk = stack.enter_context(
+                open_source(
+                    os.fspath(source), source_format, share=share, policy=policy, keys=keys,
+                    near=path,
+                )
+            )  # fmt: skip
         refuse_own_files(disk, path)
         if skip * bs > disk.size:
             raise OptionError(f"skip={skip} lies behind the end of {disk.name}")

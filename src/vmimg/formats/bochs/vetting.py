@@ -8,7 +8,7 @@ from vmimg.errors import FormatError, UnsupportedFeature
 from vmimg.formats.bochs import structures as s
 from vmimg.formats.bochs.header import read_header
 from vmimg.formats.detect import Evidence
-from vmimg.formats.raw.sampling import first_data
+from vmimg.formats.sampling import hidden_data
 from vmimg.formats.vetting import Finding, printable
 from vmimg.storage.base import Storage
 
@@ -66,11 +66,9 @@ def vet_bochs(storage: Storage) -> Iterator[Finding]:
             )
     inside = starts[starts < storage.size]
     end = int(inside.max()) + header.stride if len(inside) else header.data_start
-    place = first_data(storage, end, storage.size)
-    if place is not None:
-        yield Finding.of(
-            "hidden-data", "there is data behind the last extent that is used", offset=place
-        )
+    yield from hidden_data(
+        storage, end, storage.size, "there is data behind the last extent that is used"
+    )
 
 
 def _vet_header(storage: Storage) -> Iterator[Finding]:

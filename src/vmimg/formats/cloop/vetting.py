@@ -14,8 +14,8 @@ from vmimg.errors import FormatError, UnsupportedFeature
 from vmimg.formats.cloop import structures as s
 from vmimg.formats.cloop.header import CloopHeader, read_header
 from vmimg.formats.detect import Evidence
-from vmimg.formats.raw.sampling import first_data
-from vmimg.formats.vetting import Finding, Severity
+from vmimg.formats.sampling import hidden_data, unfinished
+from vmimg.formats.vetting import Finding
 from vmimg.storage.base import Storage
 
 __all__ = ["cloop_evidence", "vet_cloop"]
@@ -146,11 +146,7 @@ def _vet_index(storage: Storage, header: CloopHeader) -> Iterator[Finding]:
             offset=header.index + s.OFFSET_SIZE * int(rows[0]),
         )
     if count <= header.blocks:
-        yield Finding.of(
-            "unfinished",
-            f"of {header.blocks} blocks, {count} were looked at",
-            severity=Severity.NOTE,
-        )
+        yield unfinished(f"of {header.blocks} blocks, {count} were looked at")
         return
     stored = int(places[-1] - places[0])
     if header.size > max(_LARGE, _RATIO * storage.size):
@@ -159,9 +155,8 @@ def _vet_index(storage: Storage, header: CloopHeader) -> Iterator[Finding]:
         )
     if header.at_end or stored < 0:
         return
-    place = first_data(storage, int(places[-1]), storage.size)
-    if place is not None:
-        yield Finding.of("hidden-data", "there is data behind the last block", offset=place)
+    end = int(places[-1])
+    yield from hidden_data(storage, end, storage.size, "there is data behind the last block")
 
 
 def _vet_ways(storage: Storage, header: CloopHeader, entries: Any) -> Iterator[Finding]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from vmimg.errors import VmimgError
-from vmimg.formats.areas import first_data
 from vmimg.formats.cow import structures as s
 from vmimg.formats.cow.header import CowHeader, find_layout, read_header
 from vmimg.formats.detect import Evidence
+from vmimg.formats.sampling import hidden_data, unfinished
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 from vmimg.units import align_down
@@ -81,11 +81,9 @@ def vet_image(storage: Storage) -> Iterator[Finding]:
         return
     yield from _vet_bitmap(storage, header)
     end = header.data_offset + header.size
-    place = first_data(storage, end, storage.size) if end < storage.size else None
-    if place is not None:
-        yield Finding.of(
-            "hidden-data", f"the file goes on behind {end}, where the disk ends", offset=place
-        )
+    yield from hidden_data(
+        storage, end, storage.size, f"the file goes on behind {end}, where the disk ends"
+    )
 
 
 def _at(wide: bool, field: str) -> int:
@@ -146,8 +144,4 @@ def _vet_bitmap(storage: Storage, header: CowHeader) -> Iterator[Finding]:
             )
         return
     if end > header.bitmap_offset:
-        yield Finding.of(
-            "unfinished",
-            f"not looked at: {end - header.bitmap_offset} bytes of the bitmap",
-            severity=Severity.NOTE,
-        )
+        yield unfinished(f"not looked at: {end - header.bitmap_offset} bytes of the bitmap")

@@ -12,12 +12,16 @@ from collections.abc import Iterable
 from typing import Any, Final
 from xml.parsers import expat
 
-__all__ = ["PropertyListError", "read_property_list"]
+from vmimg.formats.vetting import printable
+
+__all__ = ["PropertyListError", "new_parser", "read_property_list"]
 
 _DEPTH: Final = 16
 _BUFFER: Final = 1 << 16
 _CONTAINERS: Final = ("dict", "array")
 _TEXTS: Final = ("key", "string", "data", "integer")
+# What expat itself knows. For any other name Python looks for a codec, or fails in its own words.
+_ENCODINGS: Final = ("utf-8", "utf-16", "us-ascii", "iso-8859-1")
 
 
 class PropertyListError(Exception):
@@ -38,12 +42,24 @@ def read_property_list(pieces: Iterable[bytes]) -> Any:
     return reader.top
 
 
+def new_parser() -> expat.XMLParserType:
+    """Raises PropertyListError in `Parse` for an encoding that no property list is in."""
+    parser = expat.ParserCreate()
+
+    def declaration(_version: str, encoding: str | None, _standalone: int) -> None:
+        if encoding is not None and encoding.lower() not in _ENCODINGS:
+            raise PropertyListError(f"it is in the encoding '{printable(encoding)}'")
+
+    parser.XmlDeclHandler = declaration
+    return parser
+
+
 class _Reader:
     """What expat calls."""
 
     def __init__(self) -> None:
         self.top: Any = None
-        self.parser = expat.ParserCreate()
+        self.parser = new_parser()
         self.parser.buffer_text = True
         self.parser.buffer_size = _BUFFER
         self.parser.StartElementHandler = self._start

@@ -16,9 +16,9 @@ from xml.parsers import expat
 from vmimg.errors import FormatError, UnsupportedFeature
 from vmimg.formats.dmg import structures as s
 from vmimg.formats.dmg.partitions import Partition, read_partitions
-from vmimg.formats.dmg.plist import PropertyListError, read_property_list
+from vmimg.formats.dmg.plist import PropertyListError, new_parser, read_property_list
 from vmimg.formats.dmg.trailer import find_trailer, read_trailer
-from vmimg.formats.raw.sampling import first_data
+from vmimg.formats.sampling import first_data, hidden_data
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 
@@ -165,9 +165,7 @@ def _vet_gaps(storage: Storage, place: int, koly: s.Koly) -> Iterator[Finding]:
             )
             return
         position = max(position, end)
-    found = first_data(storage, position, storage.size)
-    if found is not None:
-        yield Finding.of("hidden-data", "there is data behind all parts of it", offset=found)
+    yield from hidden_data(storage, position, storage.size, "there is data behind all parts of it")
 
 
 # The property list
@@ -187,7 +185,7 @@ def _vet_list(storage: Storage, koly: s.Koly) -> Iterator[Finding]:
     declared: list[str] = []
     try:
         _read_prologue(storage.read(start, min(length, _MAX_PROLOGUE)), declared)
-    except expat.ExpatError:
+    except (expat.ExpatError, PropertyListError):
         return  # inspect says so
     if declared:
         yield Finding.of("xml-entities", f"its property list declares {declared[0]}", offset=start)
@@ -205,7 +203,7 @@ def _vet_list(storage: Storage, koly: s.Koly) -> Iterator[Finding]:
 
 def _read_prologue(data: bytes, declared: list[str]) -> None:
     """Put into ``declared`` what a document type declares of its own. Apple's declares nothing."""
-    parser = expat.ParserCreate()
+    parser = new_parser()
 
     def doctype(name: str, system: str | None, public: str | None, internal: bool) -> None:
         if internal:

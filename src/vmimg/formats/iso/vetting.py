@@ -20,8 +20,8 @@ from vmimg.formats.iso.walk import Record, Walk, walk
 from vmimg.formats.raw.contents import partition_tables
 from vmimg.formats.raw.findings import Contents, View
 from vmimg.formats.raw.gptvetting import find_gpt
-from vmimg.formats.raw.sampling import first_data
 from vmimg.formats.raw.vetting import vet_tables
+from vmimg.formats.sampling import hidden_data, unfinished
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 
@@ -231,11 +231,7 @@ def _vet_tree(view: View, name: str, tree: Walk) -> Iterator[Finding]:
         )
     yield from _vet_names(name, tree)
     if not tree.finished:
-        yield Finding.of(
-            "unfinished",
-            f"{name}: not all of its directories were looked at",
-            severity=Severity.NOTE,
-        )
+        yield unfinished(f"{name}: not all of its directories were looked at")
 
 
 def _vet_names(name: str, tree: Walk) -> Iterator[Finding]:
@@ -366,8 +362,6 @@ def _vet_hidden(
     _, backup = find_gpt(view)
     if backup is not None and backup.right:
         stop = min(stop, int(backup.header.partition_entry_lba) * backup.sector)
-    place = first_data(storage, end, stop)
-    if place is not None:
-        yield Finding.of(
-            "hidden-data", f"there is data behind the volume, which ends at {end}", offset=place
-        )
+    yield from hidden_data(
+        storage, end, stop, f"there is data behind the volume, which ends at {end}"
+    )

@@ -10,12 +10,12 @@ import ctypes
 from collections.abc import Iterator
 from typing import Final
 
-from vmimg.formats.areas import Area, overlaps
 from vmimg.formats.detect import Evidence
 from vmimg.formats.luks import structures as s
 from vmimg.formats.luks.luks1 import MAX_MATERIAL, STRIPES
 from vmimg.formats.luks.vetting2 import vet_luks2
-from vmimg.formats.luks.work import MAX_ITERATIONS, vet_cipher
+from vmimg.formats.luks.work import MAX_ITERATIONS, costly_pbkdf2, vet_cipher
+from vmimg.formats.regions import Area, overlaps
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 from vmimg.units import align_up
@@ -158,9 +158,4 @@ def _vet_iterations(what: str, iterations: int, place: int) -> Iterator[Finding]
     if not iterations:
         yield Finding.of("impossible-size", f"{what} has no iterations", offset=place)
     elif iterations > MAX_ITERATIONS:
-        yield Finding.of(
-            "costly-key",
-            f"{what} asks for {iterations} iterations of PBKDF2; more than {MAX_ITERATIONS} are "
-            "not made by anybody",
-            offset=place,
-        )
+        yield costly_pbkdf2(what, iterations, place)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from vmimg.formats.areas import Area, overlaps
 from vmimg.formats.luks import structures as s
 from vmimg.formats.luks.luks2 import HeaderCopy, find_headers
 from vmimg.formats.luks.work import (
@@ -19,8 +18,10 @@ from vmimg.formats.luks.work import (
     MAX_ARGON2_LANES,
     MAX_ARGON2_WORK,
     MAX_ITERATIONS,
+    costly_pbkdf2,
     vet_cipher,
 )
+from vmimg.formats.regions import Area, overlaps
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 
@@ -214,12 +215,7 @@ def _vet_kdf(what: str, kdf: Mapping[str, Any], place: int) -> Iterator[Finding]
     iterations, memory = _integer(kdf, "iterations"), _integer(kdf, "memory")
     passes, lanes = _integer(kdf, "time"), _integer(kdf, "cpus")
     if iterations > MAX_ITERATIONS:
-        yield Finding.of(
-            "costly-key",
-            f"{what} asks for {iterations} iterations of PBKDF2; more than {MAX_ITERATIONS} are "
-            "not made by anybody",
-            offset=place,
-        )
+        yield costly_pbkdf2(what, iterations, place)
     elif memory > MAX_ARGON2_KIB or memory * passes > MAX_ARGON2_WORK or lanes > MAX_ARGON2_LANES:
         yield Finding.of(
             "costly-key",

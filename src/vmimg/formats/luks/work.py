@@ -10,7 +10,14 @@ from typing import Final
 
 from vmimg.formats.vetting import Finding, Severity
 
-__all__ = ["MAX_ARGON2_KIB", "MAX_ARGON2_LANES", "MAX_ARGON2_WORK", "MAX_ITERATIONS", "vet_cipher"]
+__all__ = [
+    "MAX_ARGON2_KIB",
+    "MAX_ARGON2_LANES",
+    "MAX_ARGON2_WORK",
+    "MAX_ITERATIONS",
+    "costly_pbkdf2",
+    "vet_cipher",
+]
 
 MAX_ITERATIONS: Final = 12_000_000
 """Of PBKDF2, each time: two or three seconds of a good processor; OpenStack has the same limit."""
@@ -32,6 +39,18 @@ _CHAINING: Final = frozenset(
     ("xts", "cbc", "ctr", "ecb", "lrw", "pcbc", "plain", "random", "adiantum", "gcm", "hctr2")
 )
 _NO_CIPHERS: Final = ("cipher_null", "null")
+
+
+def costly_pbkdf2(what: str, iterations: int, place: int) -> Finding:
+    """The finding for ``what`` ("key slot 0") that asks for more than MAX_ITERATIONS, at ``place``
+    of the file.
+    """
+    return Finding.of(
+        "costly-key",
+        f"{what} asks for {iterations} iterations of PBKDF2; more than {MAX_ITERATIONS} are "
+        "not made by anybody",
+        offset=place,
+    )
 
 
 def vet_cipher(name: str, mode: str, place: int) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from xml.parsers import expat
 
 from vmimg.errors import ChainError, FormatError, OptionError, UnsupportedFeature
 from vmimg.formats.parallels import structures as s
+from vmimg.formats.vetting import printable
 from vmimg.storage.base import Storage
 
 __all__ = [
@@ -280,7 +281,8 @@ def _read_storages(found: Descriptor, data: Element) -> None:
 def _read_image(name: str, element: Element) -> Image:
     kind, file = element.value("Type"), element.value("File")
     if kind not in _TYPES:
-        raise UnsupportedFeature(f"{name}: an image of the type '{kind}'; known are {_TYPES}")
+        shown = printable(kind[:40])
+        raise UnsupportedFeature(f"{name}: an image of the type '{shown}'; known are {_TYPES}")
     if not file or len(file) > _MAX_TEXT:
         raise FormatError(f"{name}: an image with no file, or one whose name is too long")
     return Image(_guid(name, element.value("GUID")), kind == "Plain", file)
@@ -323,8 +325,8 @@ def _read_refusals(found: Descriptor, data: Element) -> None:
         found.refusal = "it is encrypted by a plug-in of Parallels, and can be read there only"
     elif found.parent_volume:
         found.refusal = (
-            f"it is a ploop volume above another, '{found.parent_volume}'; vmimg follows no "
-            "volumes: flatten it where it can be mounted"
+            f"it is a ploop volume above another, '{printable(found.parent_volume)}'; vmimg "
+            "follows no volumes: flatten it where it can be mounted"
         )
 
 
@@ -332,7 +334,8 @@ def _sectors(name: str, element: Element, what: str) -> int:
     """A number of sectors, in bytes."""
     text = element.value(what)
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise FormatError(f"{name}: {what} is '{text[:40]}', and should be a number of sectors")
+        shown = printable(text[:40])
+        raise FormatError(f"{name}: {what} is '{shown}', and should be a number of sectors")
     number = int(text) * s.SECTOR
     if number >= 1 << 63:
         raise FormatError(f"{name}: {what} is {text} sectors, more than a disk can have")
@@ -343,4 +346,4 @@ def _guid(name: str, text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise FormatError(f"{name}: '{text[:80]}' is not a GUID") from None
+        raise FormatError(f"{name}: '{printable(text[:80])}' is not a GUID") from None

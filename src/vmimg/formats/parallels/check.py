@@ -41,6 +41,7 @@ from vmimg.formats.parallels.extension import Extension, read_extension
 from vmimg.formats.parallels.header import ParallelsHeader, read_header
 from vmimg.formats.parallels.opening import open_companion
 from vmimg.formats.parallels.tally import Tally, bat_pieces, take_tally
+from vmimg.formats.vetting import printable
 from vmimg.storage.base import Storage
 
 __all__ = ["check_bundle", "check_file"]
@@ -115,7 +116,7 @@ def _add_image(
         if image.plain:
             if file.size < size:
                 total.corruptions += 1
-                total.problems.append(f"{image.file}: has {file.size} bytes, not {size}")
+                total.problems.append(f"{printable(image.file)}: has {file.size} bytes, not {size}")
             return
         header = read_header(file)
         report = check_file(file, repair=repair)
@@ -136,7 +137,7 @@ def _add_image(
         "allocated_clusters", "fragmented_clusters",
     ):  # fmt: skip
         setattr(total, name, getattr(total, name) + getattr(report, name))
-    total.problems += [f"{image.file}: {line}" for line in report.problems]
+    total.problems += [f"{printable(image.file)}: {line}" for line in report.problems]
 
 
 def _check_repair(storage: Storage, repair: str) -> None:

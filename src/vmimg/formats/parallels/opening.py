@@ -20,6 +20,7 @@ from vmimg.formats.parallels.bundle import Descriptor, Image, StorageRange, brac
 from vmimg.formats.parallels.header import read_header
 from vmimg.formats.parallels.layer import ParallelsLayer
 from vmimg.formats.parallels.plain import PlainLayer
+from vmimg.formats.vetting import printable
 from vmimg.storage.base import Storage
 
 __all__ = ["open_bundle", "open_companion", "open_file"]
@@ -153,20 +154,19 @@ def _open_part(
     """The layer of one image, and what is missing behind it in its storage."""
     # Snapshots may lie where nobody may write.
     file = open_companion(image.file, companions, read_only=not writable)
+    what = f"{descriptor.name}: the image '{printable(image.file)}'"
     size = storage.end - storage.start
     if image.plain:
         if size > file.size:
             raise FormatError(
-                f"{descriptor.name}: the image '{image.file}' should have {size} bytes, and has "
-                f"{file.size}: it is truncated"
+                f"{what} should have {size} bytes, and has {file.size}: it is truncated"
             )
         yield PlainLayer(file, size, writable=writable, others=others)
         return
     header = read_header(file)
     if header.size < size and present:
         raise FormatError(
-            f"{descriptor.name}: the image '{image.file}' should be a disk of {size} bytes, and "
-            f"its header says {header.size}"
+            f"{what} should be a disk of {size} bytes, and its header says {header.size}"
         )
     size, missing = min(size, header.size), size - min(size, header.size)
     if writable:

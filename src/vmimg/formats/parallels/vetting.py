@@ -16,7 +16,7 @@ from vmimg.formats.parallels import structures as s
 from vmimg.formats.parallels.bundle import Descriptor, read_descriptor
 from vmimg.formats.parallels.extension import Extension, read_extension
 from vmimg.formats.parallels.header import ParallelsHeader, read_header
-from vmimg.formats.raw.sampling import first_data
+from vmimg.formats.sampling import hidden_data, unfinished
 from vmimg.formats.vetting import Finding, Severity, is_outside, of_name
 from vmimg.storage.base import Storage
 
@@ -176,21 +176,15 @@ def _vet_bat(
                 offset=s.BAT_OFFSET + s.BAT_ENTRY * int(rows[row]),
             )
     if header.entries * s.BAT_ENTRY > length:
-        yield Finding.of(
-            "unfinished",
-            f"of {header.entries} entries of the BAT, {len(table)} were looked at",
-            severity=Severity.NOTE,
-        )
+        yield unfinished(f"of {header.entries} entries of the BAT, {len(table)} were looked at")
         return
     inside = places[places < storage.size]
     end = max(header.table_end, start, int(inside.max()) + size if len(inside) else 0)
     if extension is not None:
         end = max([end, *(place + size for place in extension.clusters)])
-    place = first_data(storage, end, storage.size)
-    if place is not None:
-        yield Finding.of(
-            "hidden-data", "there is data behind the last cluster that is used", offset=place
-        )
+    yield from hidden_data(
+        storage, end, storage.size, "there is data behind the last cluster that is used"
+    )
 
 
 # A bundle

@@ -8,13 +8,14 @@ QEMU block/qcow.c.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
-from vmimg.formats.areas import Area, Clusters, overlaps, spread, words
+from vmimg.formats.clusters import Clusters
 from vmimg.formats.detect import Evidence
 from vmimg.formats.qcow import structures as s
+from vmimg.formats.regions import Area, overlaps
+from vmimg.formats.sampling import last_entry, read_entries, spread, unfinished
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 from vmimg.units import format_size
@@ -158,7 +159,7 @@ def _vet_tables(storage: Storage, raw: s.Header, areas: list[Area]) -> Iterator[
     yield from found
     if found:
         return
-    table = words(storage, start, min(length, _MAX_L1_BYTES))
+    table = read_entries(storage, start, min(length, _MAX_L1_BYTES), 8, "big")
     bytes_of_table = 8 << raw.l2_bits
     known: dict[int, int] = {}
     wrong = None
@@ -186,11 +187,7 @@ def _vet_tables(storage: Storage, raw: s.Header, areas: list[Area]) -> Iterator[
     # What lies over something is no table.
     lying = [at for at in known if not _over_any(at, at + bytes_of_table, areas)]
     if length > _MAX_L1_BYTES:
-        yield Finding.of(
-            "unfinished",
-            f"not looked at: the L1 table behind its first {_MAX_L1_BYTES} bytes",
-            severity=Severity.NOTE,
-        )
+        yield unfinished(f"not looked at: the L1 table behind its first {_MAX_L1_BYTES} bytes")
     yield from _vet_clusters(storage, raw, areas, sorted(lying))
 
 
@@ -205,24 +202,19 @@ def _vet_clusters(
         return
     width = 8 << int(raw.l2_bits)
     chosen = spread(len(tables), min(_BUDGET // width, _MAX_TABLES))
-    pieces: list[_Table] = [(tables[n], words(storage, tables[n], width)) for n in chosen]
+    pieces: list[_Table] = [
+        (tables[n], read_entries(storage, tables[n], width, 8, "big")) for n in chosen
+    ]
     if len(chosen) < len(tables):
-        yield Finding.of(
-            "unfinished",
-            f"looked at {len(chosen)} of {len(tables)} L2 tables",
-            severity=Severity.NOTE,
-        )
+        yield unfinished(f"looked at {len(chosen)} of {len(tables)} L2 tables")
     bits = int(raw.cluster_bits)
     place = (1 << 63 - bits) - 1
     size = (1 << bits) - 1
 
     def locate(wanted: int) -> int | None:
-        for start, table in reversed(pieces):
-            for number in range(len(table) - 1, -1, -1):
-                entry = table[number]
-                if (entry & place if entry & s.COMPRESSED_FLAG else entry) == wanted:
-                    return start + 8 * number
-        return None
+        return last_entry(
+            pieces, 8, lambda e: (e & place if e & s.COMPRESSED_FLAG else e) == wanted
+        )
 
     entries = [e for _, table in pieces for e in table if e]
     clusters = Clusters(
@@ -238,24 +230,6 @@ def _vet_clusters(
     )
     yield from clusters.outside(storage, storage.size - 1)
     yield from clusters.over(areas, ())
-    yield from _over_tables(clusters, tables, width)
+    yield from clusters.over_tables("an L2 table", tables, width)
     yield from clusters.apart()
-    shared = list(clusters.shared())
-    yield from shared
-    if not shared:
-        yield from clusters.grown(storage)
-
-
-def _over_tables(clusters: Clusters, tables: list[int], width: int) -> Iterator[Finding]:
-    """Clusters in the place of L2 tables, which are as long as they like: the first one of them."""
-    plain = set(clusters.plain)
-    for place in sorted({*plain, *(start for start, _ in clusters.packed)}):
-        end = place + (clusters.cluster if place in plain else 1)
-        number = bisect_left(tables, place - width + 1)
-        if number < len(tables) and tables[number] < end:
-            yield Finding.of(
-                "tables-overlap",
-                f"a cluster of the disk is said to be at {place}, over an L2 table",
-                offset=clusters.locate(place),
-            )
-            return
+    yield from clusters.expanding(storage)

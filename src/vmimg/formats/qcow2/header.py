@@ -15,7 +15,7 @@ from vmimg.formats.qcow2 import structures as s
 from vmimg.storage.base import Storage
 from vmimg.units import align_up, format_size
 
-__all__ = ["Extension", "Qcow2Header", "pack_header", "read_header"]
+__all__ = ["Extension", "Qcow2Header", "header_of", "pack_header", "read_header"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,23 @@ def read_header(storage: Storage, *, lenient: bool = False) -> Qcow2Header:
         raise FormatError(
             f"{name}: cluster_bits is {raw.cluster_bits}; clusters have 512 bytes (9) to 2 MiB (21)"
         )
-    header = Qcow2Header(
+    header = header_of(raw)
+    if header.version == 3:
+        _read_version_3(storage, header)
+    _read_extensions(storage, header, int(raw.backing_file_offset))
+    _check_features(storage, header)
+    _read_backing_name(storage, raw, header)
+    _check_tables(storage, header, lenient)
+    return header
+
+
+def header_of(raw: s.Header) -> Qcow2Header:
+    """The numbers of ``raw`` as they stand, unchecked; in version 2 what that means for the fields
+    which only version 3 has.
+    """
+    new = raw.version == 3
+    typed = new and raw.header_length > s.V3_LENGTH
+    return Qcow2Header(
         version=raw.version,
         cluster_bits=raw.cluster_bits,
         size=raw.size,
@@ -137,15 +153,13 @@ def read_header(storage: Storage, *, lenient: bool = False) -> Qcow2Header:
         crypt_method=raw.crypt_method,
         nb_snapshots=raw.nb_snapshots,
         snapshots_offset=raw.snapshots_offset,
-        header_length=s.V2_LENGTH,
+        incompatible_features=raw.incompatible_features if new else 0,
+        compatible_features=raw.compatible_features if new else 0,
+        autoclear_features=raw.autoclear_features if new else 0,
+        refcount_order=raw.refcount_order if new else 4,
+        header_length=raw.header_length if new else s.V2_LENGTH,
+        compression_type=raw.compression_type if typed else 0,
     )
-    if header.version == 3:
-        _read_version_3(storage, raw, header)
-    _read_extensions(storage, header, int(raw.backing_file_offset))
-    _check_features(storage, header)
-    _read_backing_name(storage, raw, header)
-    _check_tables(storage, header, lenient)
-    return header
 
 
 def pack_header(header: Qcow2Header) -> bytes:
@@ -191,21 +205,14 @@ def pack_header(header: Qcow2Header) -> bytes:
     return packed
 
 
-def _read_version_3(storage: Storage, raw: s.Header, header: Qcow2Header) -> None:
-    name, length = storage.name, int(raw.header_length)
+def _read_version_3(storage: Storage, header: Qcow2Header) -> None:
+    name, length = storage.name, header.header_length
     if not s.V3_LENGTH <= length <= header.cluster_size or length % 8 or length > storage.size:
         raise FormatError(f"{name}: header_length is {length}; at least 104, in the first cluster")
-    header.header_length = length
-    header.incompatible_features = raw.incompatible_features
-    header.compatible_features = raw.compatible_features
-    header.autoclear_features = raw.autoclear_features
-    header.refcount_order = raw.refcount_order
     if header.refcount_order > 6:
         raise FormatError(
             f"{name}: refcount_order is {header.refcount_order}; the widest is 6 (64 bits)"
         )
-    if length > s.V3_LENGTH:
-        header.compression_type = raw.compression_type
     if length > s.V3_FULL_LENGTH:
         header.unknown_fields = storage.read(s.V3_FULL_LENGTH, length - s.V3_FULL_LENGTH)
 

@@ -8,15 +8,22 @@ QEMU docs/interop/qed_spec.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from vmimg.formats.areas import Area, Clusters, first_data, spread, words
+from vmimg.formats.clusters import Clusters
 from vmimg.formats.detect import Evidence
 from vmimg.formats.qed import structures as s
 from vmimg.formats.qed.header import max_size
+from vmimg.formats.regions import Area
+from vmimg.formats.sampling import (
+    first_data,
+    last_entry,
+    read_entries,
+    spread,
+    unfinished,
+)
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 from vmimg.units import align_down, format_size
@@ -198,13 +205,9 @@ def _vet_tables(storage: Storage, raw: s.Header, head: int, limit: int) -> Itera
     per_table = width // 8
     needed = -(-int(raw.image_size) // (per_table * cluster))
     length = 8 * min(needed, per_table)
-    table = words(storage, start, min(length, _MAX_L1_BYTES), "little")
+    table = read_entries(storage, start, min(length, _MAX_L1_BYTES), 8, "little")
     if length > _MAX_L1_BYTES:
-        yield Finding.of(
-            "unfinished",
-            f"not looked at: the L1 table behind its first {_MAX_L1_BYTES} bytes",
-            severity=Severity.NOTE,
-        )
+        yield unfinished(f"not looked at: the L1 table behind its first {_MAX_L1_BYTES} bytes")
     areas = [Area("the header", 0, head), Area("the L1 table", start, start + width)]
     known: dict[int, int] = {}
     told: set[str] = set()
@@ -259,20 +262,14 @@ def _vet_clusters(
     for number in chosen:
         table, part = divmod(number, per_table)
         begin = tables[table] + part * piece
-        pieces.append((begin, words(storage, begin, piece, "little")))
+        pieces.append((begin, read_entries(storage, begin, piece, 8, "little")))
     if len(chosen) < total:
-        yield Finding.of(
-            "unfinished",
-            f"looked at {len(chosen) / total:.0%} of what {len(tables)} L2 tables have",
-            severity=Severity.NOTE,
+        yield unfinished(
+            f"looked at {len(chosen) / total:.0%} of what {len(tables)} L2 tables have"
         )
 
     def locate(wanted: int) -> int | None:
-        for begin, entries in reversed(pieces):
-            for number in range(len(entries) - 1, -1, -1):
-                if entries[number] == wanted:
-                    return begin + 8 * number
-        return None
+        return last_entry(pieces, 8, lambda entry: entry == wanted)
 
     plain = [e for _, entries in pieces for e in entries if e > s.ZERO]
     crooked = next((e for e in plain if e % cluster), None)
@@ -286,16 +283,5 @@ def _vet_clusters(
     clusters = Clusters(cluster, plain, [], locate, len(chosen) / total)
     yield from clusters.outside(storage, limit - cluster)
     yield from clusters.over(areas, ())
-    for place in sorted(set(plain)):
-        number = bisect_left(tables, place - width + 1)
-        if number < len(tables) and tables[number] <= place:
-            yield Finding.of(
-                "tables-overlap",
-                f"a cluster of the disk is said to be at {place}, over an L2 table",
-                offset=locate(place),
-            )
-            break
-    shared = list(clusters.shared())
-    yield from shared
-    if not shared:
-        yield from clusters.grown(storage)
+    yield from clusters.over_tables("an L2 table", tables, width)
+    yield from clusters.expanding(storage)

@@ -16,6 +16,7 @@ from typing import Final
 
 from vmimg.formats.raw import structures as s
 from vmimg.formats.raw.findings import View, as_guid
+from vmimg.formats.raw.partitions import is_protected
 from vmimg.formats.vetting import Finding, Severity
 
 __all__ = ["Gpt", "find_gpt", "vet_gpt"]
@@ -82,13 +83,13 @@ def vet_gpt(view: View) -> Iterator[Finding]:
     """Nothing where there is no GPT, nor an MBR that protects one."""
     primary, backup = find_gpt(view)
     if primary is None and backup is None:
-        if _is_protected(view):
+        if is_protected(view):
             yield Finding.of(
                 "partition-table", "the MBR protects a GPT, and there is none", offset=s.SECTOR
             )
         return
     if primary is None and backup is not None:
-        if not _is_protected(view):
+        if not is_protected(view):
             return  # what is left of a disk that was partitioned anew
         yield Finding.of(
             "checksum-wrong",
@@ -313,12 +314,3 @@ def _outside(
                 f"partitions, {first} to {last}",
                 offset=at + 32,
             )
-
-
-def _is_protected(view: View) -> bool:
-    mbr = view.structure(s.Mbr, 0)
-    return (
-        mbr is not None
-        and bytes(mbr.signature) == s.MBR_SIGNATURE
-        and any(entry.os_type == s.MBR_PROTECTIVE for entry in mbr.partition_record)
-    )

@@ -14,7 +14,7 @@ from vmimg.formats.raw import structures as s
 from vmimg.formats.raw.findings import Contents, Partition, View, as_guid, as_text, as_utf16
 from vmimg.units import format_size
 
-__all__ = ["read_apm", "read_gpt", "read_mbr"]
+__all__ = ["is_protected", "read_apm", "read_gpt", "read_mbr"]
 
 # Links of a chain of extended partitions.
 _MAX_LOGICAL: Final = 128
@@ -89,7 +89,7 @@ def read_gpt(view: View) -> Contents | None:
         last = view.size // sector_size - 1
         if header is not None:
             problems += _check_backup(view, sector_size, header, last)
-        elif claimed or _is_protected(view):
+        elif claimed or is_protected(view):
             header = _gpt_header(view, sector_size, last, [])
             if header is None and not claimed:
                 continue
@@ -101,7 +101,7 @@ def read_gpt(view: View) -> Contents | None:
         else:
             continue
         partitions = _gpt_partitions(view, sector_size, header, problems) if header else []
-        traits = () if _is_protected(view) else ("no protective MBR",)
+        traits = () if is_protected(view) else ("no protective MBR",)
         return Contents(
             "gpt",
             uuid=as_guid(header.disk_guid) if header else "",
@@ -189,7 +189,8 @@ def _gpt_partitions(
     return partitions
 
 
-def _is_protected(view: View) -> bool:
+def is_protected(view: View) -> bool:
+    """Whether the MBR says that all of the disk is a GPT's."""
     mbr = view.structure(s.Mbr, 0)
     return (
         mbr is not None

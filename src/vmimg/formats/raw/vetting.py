@@ -18,7 +18,7 @@ from vmimg.formats.raw.filesystems import PROBES
 from vmimg.formats.raw.findings import Contents, Partition, View
 from vmimg.formats.raw.gptvetting import find_gpt, vet_gpt
 from vmimg.formats.raw.partitions import read_mbr
-from vmimg.formats.raw.sampling import first_data
+from vmimg.formats.sampling import first_data, hidden_data, unfinished
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 from vmimg.units import align_up
@@ -38,7 +38,9 @@ _SHOWN: Final = 4
 def vet_disk(storage: Storage) -> Iterator[Finding]:
     """All of it."""
     view = View(storage, 0, storage.size)
-    if storage.size % s.SECTOR:
+    if storage.size < s.SECTOR:
+        yield Finding.of("odd-field", f"a disk of {storage.size} bytes has not a single sector")
+    elif storage.size % s.SECTOR:
         yield Finding.of(
             "odd-field",
             f"a disk of {storage.size} bytes does not end with a sector: readers cut it or fill it",
@@ -228,11 +230,7 @@ def _vet_links(view: View, extended: Partition) -> Iterator[Finding]:
             )
             return
         place = target
-    yield Finding.of(
-        "unfinished",
-        f"the chain of logical partitions has more than {_MAX_LINKS} links",
-        severity=Severity.NOTE,
-    )
+    yield unfinished(f"the chain of logical partitions has more than {_MAX_LINKS} links")
 
 
 # What else it could be, sizes, and what lies behind
@@ -278,11 +276,8 @@ def _vet_hidden(storage: Storage, view: View, found: Contents) -> Iterator[Findi
     elif found.kind in ("filesystem", "volume") and found.size and found.floppy is None:
         # NTFS keeps a copy of its boot sector behind its last one.
         end = align_up(found.size + s.SECTOR, 4096)
-        place = first_data(storage, end, storage.size)
-        if place is not None:
-            yield Finding.of(
-                "hidden-data", f"there is data behind the end of {found.name}", offset=place
-            )
+        message = f"there is data behind the end of {found.name}"
+        yield from hidden_data(storage, end, storage.size, message)
 
 
 def _vet_around(storage: Storage, view: View, found: Contents) -> Iterator[Finding]:
@@ -294,15 +289,11 @@ def _vet_around(storage: Storage, view: View, found: Contents) -> Iterator[Findi
     if tables:
         last = max(last, int(tables[0].header.first_usable_lba) * tables[0].sector)
         stop = min(stop, (int(tables[0].header.last_usable_lba) + 1) * tables[0].sector)
-    place = first_data(storage, last, stop)
-    if place is not None:
-        yield Finding.of("hidden-data", "there is data behind the last partition", offset=place)
+    yield from hidden_data(storage, last, stop, "there is data behind the last partition")
     if tables and backup is not None:
-        place = first_data(storage, backup.place + backup.sector, storage.size)
-        if place is not None:
-            yield Finding.of(
-                "hidden-data", "there is data behind the backup of the GPT", offset=place
-            )
+        end = backup.place + backup.sector
+        message = "there is data behind the backup of the GPT"
+        yield from hidden_data(storage, end, storage.size, message)
     if found.kind == "mbr":
         starts = [p.start for p in found.partitions if p.start]
         place = first_data(storage, s.SECTOR, min(starts, default=s.SECTOR))

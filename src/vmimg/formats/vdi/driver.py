@@ -16,7 +16,7 @@ from vmimg.formats.driver import CheckReport, Companions, Driver, ImageInfo, Wri
 from vmimg.formats.keys import Keys
 from vmimg.formats.vdi import structures as s
 from vmimg.formats.vdi.header import NO_UUID, VdiHeader, read_header
-from vmimg.formats.vdi.parents import find_parent, parent_ref
+from vmimg.formats.vdi.parents import find_parent, has_uuid, parent_ref
 from vmimg.storage.base import Storage
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class VdiDriver(Driver):
 
         return VdiLayer(storage, header)
 
+    parent_extensions = (".vdi",)
+
+    def is_parent(self, storage: Storage, ref: ParentRef) -> bool:
+        return has_uuid(storage, ref)
+
     def locate_parent(self, ref: ParentRef, folders: Sequence[str]) -> str | None:
         return find_parent(ref, folders)
 
@@ -87,7 +92,7 @@ class VdiDriver(Driver):
         return VdiWriter(size, options, parent=parent, base=base, name=name)
 
     def vet(self, storage: Storage) -> Iterator[Finding]:
-        from vmimg.formats.places import few
+        from vmimg.formats.telling import few
         from vmimg.formats.vdi.vetting import vet
 
         return few(vet(storage))

@@ -17,8 +17,9 @@ from vmimg import storage as storages
 from vmimg.disk.layer import UNNAMED, ParentRef
 from vmimg.errors import ChainError, VmimgError
 from vmimg.formats.vdi.header import NO_UUID, VdiHeader, read_header
+from vmimg.storage.base import Storage
 
-__all__ = ["VdiParent", "find_parent", "parent_ref"]
+__all__ = ["VdiParent", "find_parent", "has_uuid", "parent_ref"]
 
 _MOST_FILES: Final = 4096
 """Headers read in one search."""
@@ -38,6 +39,14 @@ def parent_ref(header: VdiHeader) -> VdiParent | None:
     return VdiParent(
         f"{UNNAMED}{header.uuid_linkage}", "vdi", modification=header.uuid_parent_modify
     )
+
+
+def has_uuid(storage: Storage, ref: ParentRef) -> bool:
+    """Whether ``storage`` is the image that ``ref`` means."""
+    try:
+        return f"{UNNAMED}{read_header(storage).uuid_create}" == ref.path
+    except VmimgError:
+        return False
 
 
 def find_parent(ref: ParentRef, folders: Sequence[str]) -> str | None:

@@ -13,7 +13,9 @@ from typing import Final
 from uuid import UUID
 
 from vmimg.formats.detect import Evidence
-from vmimg.formats.places import Blocks, read_table, sampled_data, some
+from vmimg.formats.regions import Blocks
+from vmimg.formats.sampling import hidden_data, read_table, unfinished
+from vmimg.formats.telling import some
 from vmimg.formats.vdi import structures as s
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
@@ -262,7 +264,9 @@ def _vet_map(storage: Storage, layout: _Layout) -> Iterator[Finding]:
             offset=layout.map + 4 * number,
         )
     if not table.whole:
-        yield _unfinished(layout)
+        yield unfinished(
+            f"the block map has {layout.blocks} entries, of which a part was looked at", layout.map
+        )
         return
     if len(entries) != layout.allocated <= layout.blocks:
         yield Finding.of(
@@ -275,9 +279,7 @@ def _vet_map(storage: Storage, layout: _Layout) -> Iterator[Finding]:
         (layout.map_end, layout.data, "between the block map and the first block"),
         (max(blocks.end, start), storage.size, "behind the last block"),
     ):
-        found = sampled_data(storage, low, high)
-        if found is not None:
-            yield Finding.of("hidden-data", f"there is data {where}", offset=found)
+        yield from hidden_data(storage, low, high, f"there is data {where}")
 
 
 def _vet_ends(
@@ -298,12 +300,3 @@ def _vet_ends(
             f"end of the file, {storage.size}{more}",
             offset=layout.map + 4 * number,
         )
-
-
-def _unfinished(layout: _Layout) -> Finding:
-    return Finding.of(
-        "unfinished",
-        f"the block map has {layout.blocks} entries, of which a part was looked at",
-        offset=layout.map,
-        severity=Severity.NOTE,
-    )

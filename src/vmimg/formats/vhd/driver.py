@@ -41,6 +41,10 @@ class VhdDriver(Driver):
             return 60  # damaged, or of a kind that is refused by name
         if end is not None and end.good and end.sparse and _has_header(storage, end):
             return 60
+        if end is not None and end.good and end.fields.disk_type == s.FIXED:
+            # Of another size than its file: cut off, or more than a disk. Who is told that it is a
+            # VHD reads it as one, and who goes by the first bytes takes it for raw.
+            return 50
         return 0
 
     def is_plain(self, storage: Storage) -> bool:
@@ -104,7 +108,7 @@ class VhdDriver(Driver):
         return new_writer(size, options, parent, base)
 
     def vet(self, storage: Storage) -> Iterator[Finding]:
-        from vmimg.formats.places import few
+        from vmimg.formats.telling import few
         from vmimg.formats.vhd.vetting import vet
 
         return few(vet(storage))

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from vmimg.formats.places import Blocks, Part, collisions, read_table, sampled_data, some
+from vmimg.formats.regions import Area, Blocks, overlaps
+from vmimg.formats.sampling import hidden_data, read_table, unfinished
+from vmimg.formats.telling import some
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.formats.vhd import structures as s
 from vmimg.formats.vhd.header import (
@@ -33,6 +35,7 @@ NOWHERE: Final = (s.NO_OFFSET, 0xFFFF_FFFF)
 # Less than this in front of the footer is alignment.
 _GAP: Final = 4096
 _SMALLEST_BLOCK: Final = 8 * s.SECTOR
+_FOOTER: Final = "the footer"
 _LOCATORS: Final = (b"W2ru", b"W2ku", b"MacX", b"Mac ", b"Wi2r", b"Wi2k")
 
 
@@ -90,16 +93,11 @@ def vet_dynamic(
         return
     wrong = list(_vet_table(storage, disk))
     yield from wrong
-    parts = [*_fixed_parts(disk), *_locator_parts(storage, disk)]
+    areas = [*_fixed_areas(disk), *_locator_areas(storage, disk)]
     yield from _vet_parent(storage, disk)
-    for one, other in collisions(parts):
-        yield Finding.of(
-            "tables-overlap",
-            f"the {other.what} at {other.start} lies over the {one.what}, which ends at {one.end}",
-            offset=other.start,
-        )
+    yield from overlaps(areas, most=8)
     if not any(finding.severity == Severity.ERROR for finding in wrong):
-        yield from _vet_blocks(storage, disk, parts)
+        yield from _vet_blocks(storage, disk, areas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +151,16 @@ def _vet_table(storage: Storage, disk: _Disk) -> Iterator[Finding]:
         )
 
 
-def _fixed_parts(disk: _Disk) -> list[Part]:
+def _fixed_areas(disk: _Disk) -> list[Area]:
     end_of_header = disk.header_offset + s.DYNAMIC_HEADER_SIZE
-    parts = [
-        Part("copy of the footer", 0, s.FOOTER_SIZE),
-        Part("dynamic header", disk.header_offset, end_of_header),
-        Part("BAT", disk.table, disk.table + disk.entries * 4),
+    areas = [
+        Area("the copy of the footer", 0, s.FOOTER_SIZE),
+        Area("the dynamic header", disk.header_offset, end_of_header),
+        Area("the BAT", disk.table, disk.table + disk.entries * 4),
     ]
     if disk.has_end:
-        parts.append(Part("footer", disk.end, disk.end + s.OLD_FOOTER_SIZE))
-    return parts
+        areas.append(Area(_FOOTER, disk.end, disk.end + s.OLD_FOOTER_SIZE))
+    return areas
 
 
 def _locators(disk: _Disk) -> Iterator[tuple[int, s.ParentLocatorEntry]]:
@@ -173,11 +171,11 @@ def _locators(disk: _Disk) -> Iterator[tuple[int, s.ParentLocatorEntry]]:
             yield place, entry
 
 
-def _locator_parts(storage: Storage, disk: _Disk) -> Iterator[Part]:
+def _locator_areas(storage: Storage, disk: _Disk) -> Iterator[Area]:
     for _, entry in _locators(disk):
         start, length = int(entry.platform_data_offset), int(entry.platform_data_length)
         if length and start + length <= storage.size:
-            yield Part("data of a parent locator", start, start + length)
+            yield Area("the data of a parent locator", start, start + length)
 
 
 def _vet_parent(storage: Storage, disk: _Disk) -> Iterator[Finding]:
@@ -208,7 +206,7 @@ def _vet_parent(storage: Storage, disk: _Disk) -> Iterator[Finding]:
             )
 
 
-def _vet_blocks(storage: Storage, disk: _Disk, parts: list[Part]) -> Iterator[Finding]:
+def _vet_blocks(storage: Storage, disk: _Disk, areas: list[Area]) -> Iterator[Finding]:
     table = read_table(storage, disk.table, disk.entries, 4, "big")
     bitmap, block = bitmap_bytes(disk.block), disk.block
     last, rest = divmod(disk.size, block)
@@ -234,14 +232,14 @@ def _vet_blocks(storage: Storage, disk: _Disk, parts: list[Part]) -> Iterator[Fi
             f"{storage.size}{more}",
             offset=entry(number),
         )
-    for part in parts:
-        over = blocks.over(part)
-        if part.what == "footer":
-            over = [each for each in over if each[0] >= part.start or each[1] < last]
+    for area in areas:
+        over = blocks.over(area)
+        if area.what == _FOOTER:
+            over = [each for each in over if each[0] >= area.start or each[1] < last]
         for (_, number), more in some(over, 2):
             yield Finding.of(
                 "tables-overlap",
-                f"block {number} lies over the {part.what} at {part.start}{more}",
+                f"block {number} lies over {area.what} at {area.start}{more}",
                 offset=entry(number),
             )
     for (place, number), more in some(blocks.crowded()):
@@ -251,20 +249,15 @@ def _vet_blocks(storage: Storage, disk: _Disk, parts: list[Part]) -> Iterator[Fi
             offset=entry(number),
         )
     if not table.whole:
-        yield Finding.of(
-            "unfinished",
-            f"the BAT has {disk.entries} entries, of which a part was looked at",
-            offset=disk.table,
-            severity=Severity.NOTE,
+        yield unfinished(
+            f"the BAT has {disk.entries} entries, of which a part was looked at", disk.table
         )
         return
-    used = max(blocks.end, *(part.end for part in parts if part.what != "footer"))
+    used = max(blocks.end, *(area.end for area in areas if area.what != _FOOTER))
     if disk.end - used >= _GAP:
-        found = sampled_data(storage, used, disk.end)
-        if found is not None:
-            yield Finding.of(
-                "hidden-data", "there is data between the last block and the footer", offset=found
-            )
+        yield from hidden_data(
+            storage, used, disk.end, "there is data between the last block and the footer"
+        )
 
 
 def unknown_version(version: int, offset: int) -> Finding:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from vmimg.formats.detect import Evidence
-from vmimg.formats.places import sampled_data
+from vmimg.formats.sampling import hidden_data
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.formats.vhd import structures as s
 from vmimg.formats.vhd.header import FoundFooter, find_footers, virtual_size
@@ -21,7 +21,7 @@ from vmimg.formats.vhd.vetdynamic import NOWHERE, unknown_version, vet_dynamic
 from vmimg.storage.base import NotHeld, Storage
 from vmimg.units import align_up, format_size
 
-__all__ = ["evidence", "vet"]
+__all__ = ["evidence", "vet", "vet_behind"]
 
 # How far from the end a footer is looked for that something stands behind.
 _REACH: Final = 64 << 10
@@ -67,6 +67,10 @@ def evidence(storage: Storage) -> tuple[Evidence, ...]:
         found.append(Evidence(footer.offset, f"a {what} with {sound}: {kind}"))
         if footer.spans_file:
             found.append(Evidence(footer.offset, "the footer says that the disk ends in front"))
+        elif footer.good and footer.fields.disk_type == s.FIXED:
+            place = footer.offset + s.Footer.current_size.offset
+            size = int(footer.fields.current_size)
+            found.append(Evidence(place, f"the footer says that the disk ends at {size}"))
         offset = footer.fields.data_offset
         if footer.sparse and offset + s.DYNAMIC_HEADER_SIZE <= storage.size:
             try:
@@ -103,10 +107,21 @@ def _vet_fixed_size(storage: Storage, footer: FoundFooter) -> Iterator[Finding]:
             offset=offset,
         )
         return
-    place = sampled_data(storage, align_up(footer.fields.current_size, s.SECTOR), footer.offset)
-    if place is not None:
+    end = align_up(footer.fields.current_size, s.SECTOR)
+    if end == footer.offset:
+        return
+    hidden = list(
+        hidden_data(
+            storage, end, footer.offset, "there is data between the end of the disk and the footer"
+        )
+    )
+    yield from hidden
+    if not hidden and end < footer.offset:
         yield Finding.of(
-            "hidden-data", "there is data between the end of the disk and the footer", offset=place
+            "odd-field",
+            f"its size is {size}, and the footer begins at {footer.offset}: who takes the file for "
+            "a raw disk sees another one",
+            offset=offset,
         )
 
 
@@ -139,6 +154,26 @@ def _vet_pair(
             f"the footer and its copy in front differ in {', '.join(names) or 'reserved bytes'}",
             offset=end.offset + (getattr(s.Footer, names[0]).offset if names else 0),
         )
+
+
+def vet_behind(storage: Storage) -> Iterator[Finding]:
+    """Of what is no VHD: whether it would be a fixed one without the last few KiB."""
+    start, tail = _tail(storage)
+    place = tail.rfind(s.COOKIE)
+    raw = tail[place : place + s.FOOTER_SIZE] if place >= 0 else b""
+    if len(raw) == s.FOOTER_SIZE and FoundFooter(start + place, s.FOOTER_SIZE, raw).spans_file:
+        end = start + place + s.FOOTER_SIZE
+        yield Finding.of(
+            "hidden-data",
+            f"in front of the last {storage.size - end} bytes it is a fixed VHD, footer and all: "
+            "who cuts them off, or looks for the footer, sees another disk",
+            offset=end,
+        )
+
+
+def _tail(storage: Storage) -> tuple[int, bytes]:
+    start = max(0, storage.size - _REACH)
+    return start, storage.read(start, storage.size - start)
 
 
 def _value(footer: FoundFooter, name: str) -> bytes:

@@ -86,7 +86,7 @@ class VhdxDriver(Driver):
         return VhdxWriter(size, options, parent=parent, base=base)
 
     def vet(self, storage: Storage) -> Iterator[Finding]:
-        from vmimg.formats.places import few
+        from vmimg.formats.telling import few
         from vmimg.formats.vhdx.vetting import vet
 
         return few(vet(storage))

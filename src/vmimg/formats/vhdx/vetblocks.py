@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from vmimg.formats.places import Blocks, Part, Table, collisions, read_table, sampled_data, some
+from vmimg.formats.regions import Area, Blocks, overlaps
+from vmimg.formats.sampling import Table, hidden_data, read_table, unfinished
+from vmimg.formats.telling import some
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.formats.vhdx import structures as s
 from vmimg.formats.vhdx.header import Region
@@ -77,9 +79,9 @@ class _Disk:
 
 
 def vet_metadata(
-    storage: Storage, region: Region, bat: Region, parts: list[Part]
+    storage: Storage, region: Region, bat: Region, areas: list[Area]
 ) -> Iterator[Finding]:
-    """Findings on what lies in the two regions, and on the blocks. ``parts``: what is no block."""
+    """Findings on what lies in the two regions, and on the blocks. ``areas``: what is no block."""
     items = _items(storage, region)
     known: dict[bytes, _Item] = {}
     for item in items:
@@ -102,14 +104,12 @@ def vet_metadata(
                 f"the metadata region, {region.offset + region.length}",
                 offset=item.entry + s.MetadataTableEntry.offset.offset,
             )
-    table = Part("metadata table", region.offset, region.offset + s.METADATA_TABLE_SIZE)
-    places = [table, *(Part(item.name, item.place, item.place + item.length) for item in items)]
-    for one, other in collisions(places):
-        yield Finding.of(
-            "tables-overlap",
-            f"the {other.what} at {other.start} lies over the {one.what}, which ends at {one.end}",
-            offset=other.start,
-        )
+    table = Area("the metadata table", region.offset, region.offset + s.METADATA_TABLE_SIZE)
+    places = [
+        table,
+        *(Area(f"the {item.name}", item.place, item.place + item.length) for item in items),
+    ]
+    yield from overlaps(places, most=8)
     wrong = list(_vet_parameters(storage, known))
     yield from wrong
     disk = _disk(storage, known)
@@ -123,7 +123,7 @@ def vet_metadata(
             offset=known[s.VIRTUAL_DISK_SIZE].place,
         )
         return
-    yield from _vet_blocks(storage, disk, bat, parts)
+    yield from _vet_blocks(storage, disk, bat, areas)
 
 
 def _items(storage: Storage, region: Region) -> list[_Item]:
@@ -233,7 +233,7 @@ def _vet_locator(
 # The BAT
 
 
-def _vet_blocks(storage: Storage, disk: _Disk, bat: Region, parts: list[Part]) -> Iterator[Finding]:
+def _vet_blocks(storage: Storage, disk: _Disk, bat: Region, areas: list[Area]) -> Iterator[Finding]:
     table = read_table(storage, bat.offset, disk.entries, s.BAT_ENTRY, "little")
     states = _Entries(table, disk)
 
@@ -271,18 +271,18 @@ def _vet_blocks(storage: Storage, disk: _Disk, bat: Region, parts: list[Part]) -
             f"file, {storage.size}{more}",
             offset=entry(number),
         )
-    for part in parts:
-        for (_, number), more in some(payload.over(part) + bitmaps.over(part), 2):
+    for area in areas:
+        for (_, number), more in some(payload.over(area) + bitmaps.over(area), 2):
             yield Finding.of(
                 "tables-overlap",
-                f"the block of BAT entry {number} lies over the {part.what}{more}",
+                f"the block of BAT entry {number} lies over {area.what}{more}",
                 offset=entry(number),
             )
     shared = payload.crowded() + bitmaps.crowded()
     for place, _ in states.bitmaps:
         if len(shared) > _ENOUGH:
             break
-        shared += payload.over(Part("sector bitmap", place, place + s.BITMAP_BLOCK))
+        shared += payload.over(Area("a sector bitmap", place, place + s.BITMAP_BLOCK))
     for (place, number), more in some(shared):
         yield Finding.of(
             "tables-overlap",
@@ -290,18 +290,13 @@ def _vet_blocks(storage: Storage, disk: _Disk, bat: Region, parts: list[Part]) -
             offset=entry(number),
         )
     if not table.whole:
-        yield Finding.of(
-            "unfinished",
-            f"the BAT has {disk.entries} entries, of which a part was looked at",
-            offset=bat.offset,
-            severity=Severity.NOTE,
+        yield unfinished(
+            f"the BAT has {disk.entries} entries, of which a part was looked at", bat.offset
         )
         return
     kept = states.kept + disk.block if states.kept else 0
-    end = max(kept, payload.end, bitmaps.end, *(part.end for part in parts))
-    found = sampled_data(storage, end, storage.size)
-    if found is not None:
-        yield Finding.of("hidden-data", "there is data behind the last block", offset=found)
+    end = max(kept, payload.end, bitmaps.end, *(area.end for area in areas))
+    yield from hidden_data(storage, end, storage.size, "there is data behind the last block")
 
 
 def _disk_block(number: int, ratio: int) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 
 from vmimg.errors import VmimgError
 from vmimg.formats.detect import Evidence
-from vmimg.formats.places import Part, collisions
+from vmimg.formats.regions import Area, overlaps
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.formats.vhdx import structures as s
 from vmimg.formats.vhdx.crc32c import crc32c
@@ -187,13 +187,8 @@ def _vet_regions(storage: Storage, header: s.Header) -> Iterator[Finding]:
     base = s.REGION_TABLE_OFFSETS[first is None]
     for number, region in enumerate(regions):
         yield from _vet_region(storage, region, base + _ENTRIES_AT + number * _ENTRY_BYTES)
-    parts = _parts(header, regions)
-    for one, other in collisions(parts):
-        yield Finding.of(
-            "tables-overlap",
-            f"the {other.what} at {other.start} lies over the {one.what}, which ends at {one.end}",
-            offset=other.start,
-        )
+    areas = _areas(header, regions)
+    yield from overlaps(areas, most=8)
     by_guid = {region.guid: region for region in reversed(regions)}
     bat, metadata = by_guid.get(s.BAT_REGION), by_guid.get(s.METADATA_REGION)
     sound = [
@@ -203,7 +198,7 @@ def _vet_regions(storage: Storage, header: s.Header) -> Iterator[Finding]:
     ]
     if bat in sound and metadata in sound:
         assert bat is not None and metadata is not None
-        yield from vet_metadata(storage, metadata, bat, parts)
+        yield from vet_metadata(storage, metadata, bat, areas)
 
 
 def _vet_region(storage: Storage, region: Region, place: int) -> Iterator[Finding]:
@@ -223,13 +218,13 @@ def _vet_region(storage: Storage, region: Region, place: int) -> Iterator[Findin
         )
 
 
-def _parts(header: s.Header, regions: tuple[Region, ...]) -> list[Part]:
+def _areas(header: s.Header, regions: tuple[Region, ...]) -> list[Area]:
     log = int(header.log_offset)
     return [
-        Part("headers", 0, s.HEADER_SECTION),
-        Part("log", log, log + int(header.log_length)),
+        Area("the headers", 0, s.HEADER_SECTION),
+        Area("the log", log, log + int(header.log_length)),
         *(
-            Part(f"{region.name} region", region.offset, region.offset + region.length)
+            Area(f"the {region.name} region", region.offset, region.offset + region.length)
             for region in regions
         ),
     ]

@@ -97,7 +97,7 @@ class VmdkDriver(Driver):
         return make_writer(size, options, parent=parent, base=base, name=name)
 
     def vet(self, storage: Storage) -> Iterator[Finding]:
-        from vmimg.formats.places import few
+        from vmimg.formats.telling import few
         from vmimg.formats.vmdk.vetting import vet
 
         return few(vet(storage))

@@ -8,14 +8,14 @@ with the tables. Spec: VMware "Virtual Disk Format 5.0". No numpy.
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from vmimg.formats.places import Blocks, Part, Table, collisions, read_table, some, spread
+from vmimg.formats.regions import Area, Blocks, overlaps
+from vmimg.formats.sampling import Table, read_entries, read_table, spread, unfinished
+from vmimg.formats.telling import some
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.formats.vmdk import structures as s
 from vmimg.formats.vmdk.header import SparseHeader
@@ -43,8 +43,8 @@ class _Extent:
     def width(self) -> int:
         return self.header.entry_size
 
-    def directory_part(self, offset: int, what: str) -> Part:
-        return Part(what, offset, offset + self.header.gd_entries * self.width)
+    def directory_area(self, offset: int, what: str) -> Area:
+        return Area(what, offset, offset + self.header.gd_entries * self.width)
 
     def table_place(self, entry: int) -> int:
         """Where the grain table is that a directory entry names; 0 for none."""
@@ -70,10 +70,7 @@ class _Extent:
     def load(self, place: int) -> Sequence[int]:
         """The entries of the grain table at ``place``, which is inside the file."""
         length = self.header.gtes_per_gt * self.width
-        entries = array("Q" if self.width == 8 else "I", self.storage.read(place, length))
-        if sys.byteorder != "little":
-            entries.byteswap()
-        return entries
+        return read_entries(self.storage, place, length, self.width, "little")
 
 
 def vet_tables(
@@ -83,16 +80,16 @@ def vet_tables(
     directories stand.
     """
     extent = _Extent(storage, header)
-    parts = [
-        Part("header", 0, header.overhead if header.kind == "COWD" else s.SECTOR),
-        Part(
-            "descriptor",
+    areas = [
+        Area("the header", 0, header.overhead if header.kind == "COWD" else s.SECTOR),
+        Area(
+            "the descriptor",
             header.descriptor_offset,
             header.descriptor_offset + header.descriptor_size,
         ),
     ]
     if header.footer_offset is not None:
-        parts.append(Part("footer", header.footer_offset, header.footer_offset + s.SECTOR))
+        areas.append(Area("the footer", header.footer_offset, header.footer_offset + s.SECTOR))
     directories: list[tuple[Table, int, str] | None] = [None, None]
     for number, (offset, where, what) in enumerate(
         (
@@ -111,20 +108,15 @@ def vet_tables(
                 offset=where,
             )
             continue
-        parts.append(extent.directory_part(offset, f"{what}grain directory"))
+        areas.append(extent.directory_area(offset, f"the {what}grain directory"))
         table = read_table(storage, offset, header.gd_entries, extent.width, "little")
         directories[number] = (table, offset, what)
-    for one, other in islice(collisions(parts), 8):
-        yield Finding.of(
-            "tables-overlap",
-            f"the {other.what} at {other.start} lies over the {one.what}, which ends at {one.end}",
-            offset=other.start,
-        )
-    yield from _vet_directories(extent, directories, parts)
+    yield from overlaps(areas, most=8)
+    yield from _vet_directories(extent, directories, areas)
 
 
 def _vet_directories(
-    extent: _Extent, directories: list[tuple[Table, int, str] | None], parts: list[Part]
+    extent: _Extent, directories: list[tuple[Table, int, str] | None], areas: list[Area]
 ) -> Iterator[Finding]:
     storage, header = extent.storage, extent.header
     tables: list[tuple[int, int]] = []
@@ -159,11 +151,11 @@ def _vet_directories(
             f"a grain table lies at {place}, where another one is{more}",
             offset=where,
         )
-    for part in parts:
-        for (place, where), more in some(blocks.over(part), 2):
+    for area in areas:
+        for (place, where), more in some(blocks.over(area), 2):
             yield Finding.of(
                 "tables-overlap",
-                f"a grain table at {place} lies over the {part.what}{more}",
+                f"a grain table at {place} lies over {area.what}{more}",
                 offset=where,
             )
     first, second = directories
@@ -171,7 +163,7 @@ def _vet_directories(
         yield from _compare(extent, first, second)
     if first is not None or second is not None:
         table, offset, _ = first or second  # type: ignore[misc]
-        yield from _vet_grains(extent, table, offset, blocks, parts)
+        yield from _vet_grains(extent, table, offset, blocks, areas)
 
 
 def _places(extent: _Extent, table: Table) -> list[tuple[int, int]]:
@@ -224,7 +216,7 @@ def _compare(
 
 
 def _vet_grains(
-    extent: _Extent, table: Table, offset: int, tables: Blocks, parts: list[Part]
+    extent: _Extent, table: Table, offset: int, tables: Blocks, areas: list[Area]
 ) -> Iterator[Finding]:
     storage, header = extent.storage, extent.header
     # In a sector of the file a compressed grain can lie, however large it is when it is unpacked.
@@ -264,26 +256,22 @@ def _vet_grains(
             f"{blocks.count} grains of the disk are the same few of the file",
             offset=offset,
         )
-    for part in parts:
-        for (_, where), more in some(blocks.over(part), 2):
-            yield Finding.of(
-                "tables-overlap", f"a grain lies over the {part.what}{more}", offset=where
-            )
+    for area in areas:
+        for (_, where), more in some(blocks.over(area), 2):
+            yield Finding.of("tables-overlap", f"a grain lies over {area.what}{more}", offset=where)
     over = [
         grain
         for place, _ in islice(places, 1024)
-        for grain in blocks.over(Part("grain table", place, place + header.table_bytes))[:1]
+        for grain in blocks.over(Area("a grain table", place, place + header.table_bytes))[:1]
     ]
     for (_, where), more in some(over):
         yield Finding.of("tables-overlap", f"a grain lies over a grain table{more}", offset=where)
     if header.compressed and header.markers:
         yield from _vet_markers(extent, found, numbers)
     if not table.whole or tables.count > 2 * _most_tables(extent):
-        yield Finding.of(
-            "unfinished",
+        yield unfinished(
             f"there are {header.gd_entries} grain tables, of which a part was looked at",
-            offset=header.gd_offset,
-            severity=Severity.NOTE,
+            header.gd_offset,
         )
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from vmimg.formats.places import Part, collisions, some
+from vmimg.formats.regions import Area, collisions
+from vmimg.formats.telling import some
 from vmimg.formats.vetting import Finding, Severity, is_outside, of_name
 from vmimg.formats.vmdk import structures as s
 
@@ -36,6 +37,7 @@ _VERSIONS: Final = ("1", "2", "3", "4")
 # Keys that are there twice and are told, besides those that decide what is read.
 _MOST_TWICE: Final = 4
 _COUNTING: Final = ("createtype", "cid", "parentcid", "parentfilenamehint")
+_CID_DIGITS: Final = 8
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{1,8}")
 _NO_PARENT: Final = "ffffffff"
 
@@ -177,12 +179,19 @@ def _vet_shape(text: Text) -> Iterator[Finding]:
             severity=Severity.WARNING,
         )
     rest = text.rest.lstrip(b"\0")
-    if rest:
+    if rest and not _is_left_over(text, rest.rstrip(b"\0")):
         yield Finding.of(
             "hidden-data",
             "there is data behind the zeros that end the descriptor",
             offset=text.start + len(text.raw) + len(text.rest) - len(rest),
         )
+
+
+def _is_left_over(text: Text, rest: bytes) -> bool:
+    """QEMU writes the text anew with another CID; where that has fewer digits, the end of the old
+    text stays behind the zero that ends the new one.
+    """
+    return len(rest) < _CID_DIGITS and text.raw.endswith(rest)
 
 
 def _vet_settings(text: Text) -> Iterator[Finding]:
@@ -339,24 +348,19 @@ def _is_outside(line: str, name: str) -> bool:
 
 def _vet_overlaps(text: Text) -> Iterator[Finding]:
     """Extents that are the same stretch of the same file."""
-    files: dict[str, list[Part]] = {}
+    files: dict[str, list[Area]] = {}
     for place, line in text.extents:
         match = _EXTENT.fullmatch(line)
         if match is None or not match[4] or match[3] == "ZERO":
             continue
         start = int(match[5] or 0)
-        files.setdefault(match[4], []).append(Part(str(place), start, start + int(match[2])))
-    found = (
-        (name, other)
-        for name, parts in files.items()
-        if len(parts) > 1
-        for _, other in islice(collisions(parts), 1)
-    )
-    for name, other in islice(found, 4):
+        files.setdefault(match[4], []).append(Area(match[4], start, start + int(match[2]), place))
+    found = (other for areas in files.values() for _, other in islice(collisions(areas), 1))
+    for other in islice(found, 4):
         yield Finding.of(
             "tables-overlap",
-            f"two extents are the same sectors of '{name}'",
-            offset=int(other.what),
+            f"two extents are the same sectors of '{other.what}'",
+            offset=other.said,
         )
 
 

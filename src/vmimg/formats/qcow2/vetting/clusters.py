@@ -11,9 +11,16 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from vmimg.formats.areas import Clusters, first_data, spread, words
+from vmimg.formats.clusters import Clusters
 from vmimg.formats.qcow2 import structures as s
 from vmimg.formats.qcow2.vetting.tables import Tables
+from vmimg.formats.sampling import (
+    hidden_data,
+    last_entry,
+    read_entries,
+    spread,
+    unfinished,
+)
 from vmimg.formats.vetting import Finding, Severity
 
 __all__ = ["vet_clusters", "vet_tail"]
@@ -35,11 +42,7 @@ def vet_clusters(tables: Tables) -> Iterator[Finding]:
     header = tables.header
     pieces, share = _sample(tables)
     if share < 1:
-        yield Finding.of(
-            "unfinished",
-            f"looked at {share:.0%} of what {len(tables.active)} L2 tables have",
-            severity=Severity.NOTE,
-        )
+        yield unfinished(f"looked at {share:.0%} of what {len(tables.active)} L2 tables have")
     yield from _vet_bits(tables, pieces)
     yield from _vet_behind_the_end(tables, pieces)
     if header.external_data:
@@ -72,10 +75,7 @@ def vet_clusters(tables: Tables) -> Iterator[Finding]:
     many = (("an L2 table", tables.l2), ("a refcount block", tables.refblocks))
     yield from clusters.over(tables.areas, many)
     yield from clusters.apart()
-    shared = list(clusters.shared())
-    yield from shared
-    if not shared:
-        yield from clusters.grown(tables.storage)
+    yield from clusters.expanding(tables.storage)
 
 
 def vet_tail(tables: Tables) -> Iterator[Finding]:
@@ -94,14 +94,11 @@ def vet_tail(tables: Tables) -> Iterator[Finding]:
     clusters = used[-1] * header.refcounts_per_block + last + 1
     end = clusters * tables.cluster
     if end + tables.cluster < storage.size:
-        place = first_data(storage, end, storage.size)
-        if place is not None:
-            yield Finding.of(
-                "hidden-data",
-                f"the file goes on behind {end}, where its last cluster in use ends, with "
-                f"{storage.size - end} bytes that are not all zeros",
-                offset=place,
-            )
+        message = (
+            f"the file goes on behind {end}, where its last cluster in use ends, with "
+            f"{storage.size - end} bytes that are not all zeros"
+        )
+        yield from hidden_data(storage, end, storage.size, message)
 
 
 def _sample(tables: Tables) -> tuple[list[_Piece], float]:
@@ -117,7 +114,7 @@ def _sample(tables: Tables) -> tuple[list[_Piece], float]:
         table, part = divmod(number, per_table)
         start = tables.active[table] + part * piece
         first = numbers[table] * header.l2_entries + part * piece // header.l2_entry_size
-        found.append((start, first, words(tables.storage, start, piece)))
+        found.append((start, first, read_entries(tables.storage, start, piece, 8, "big")))
     return found, len(chosen) / total
 
 
@@ -226,16 +223,15 @@ def _vet_external(tables: Tables, pieces: list[_Piece]) -> Iterator[Finding]:
 
 
 def _locate(tables: Tables, pieces: list[_Piece], mask: int, place: int) -> int | None:
-    """Where the entry is that says that a cluster is at ``place``: the last one, for one of several
-    is the one that was added. ``mask``: of the offset of a compressed one.
+    """Where an entry says that a cluster is at ``place``. ``mask``: of the offset of a compressed
+    one.
     """
-    for piece in reversed(pieces):
-        table = _entries(tables, piece)
-        for number in range(len(table) - 1, -1, -1):
-            entry = table[number]
-            if entry & (mask if entry & s.COMPRESSED_FLAG else s.OFFSET_MASK) == place:
-                return piece[0] + number * tables.header.l2_entry_size
-    return None
+
+    def says(entry: int) -> bool:
+        return entry & (mask if entry & s.COMPRESSED_FLAG else s.OFFSET_MASK) == place
+
+    entries = [(piece[0], _entries(tables, piece)) for piece in pieces]
+    return last_entry(entries, tables.header.l2_entry_size, says)
 
 
 def _counted(tables: Tables, place: int, users: int) -> bool:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from vmimg.errors import OptionError
-from vmimg.formats.areas import first_data
 from vmimg.formats.qcow2 import structures as s
-from vmimg.formats.qcow2.header import Extension, Qcow2Header
+from vmimg.formats.qcow2.header import Extension, Qcow2Header, header_of
 from vmimg.formats.registry import find
+from vmimg.formats.sampling import first_data
 from vmimg.formats.vetting import Finding, Severity, of_name
 from vmimg.storage.base import Storage
 from vmimg.units import align_up
@@ -72,28 +72,9 @@ class First:
         bits = s.MIN_CLUSTER_BITS <= raw.cluster_bits <= s.MAX_CLUSTER_BITS
         if raw.version not in (2, 3) or not bits:
             return first
-        new = raw.version == 3
-        if new and not _fits(raw, storage):
+        if raw.version == 3 and not _fits(raw, storage):
             return first
-        header = first.header = Qcow2Header(
-            version=raw.version,
-            cluster_bits=raw.cluster_bits,
-            size=raw.size,
-            l1_size=raw.l1_size,
-            l1_table_offset=raw.l1_table_offset,
-            refcount_table_offset=raw.refcount_table_offset,
-            refcount_table_clusters=raw.refcount_table_clusters,
-            crypt_method=raw.crypt_method,
-            nb_snapshots=raw.nb_snapshots,
-            snapshots_offset=raw.snapshots_offset,
-            incompatible_features=raw.incompatible_features if new else 0,
-            compatible_features=raw.compatible_features if new else 0,
-            autoclear_features=raw.autoclear_features if new else 0,
-            refcount_order=raw.refcount_order if new else 4,
-            header_length=raw.header_length if new else s.V2_LENGTH,
-        )
-        if header.header_length > s.V3_LENGTH:
-            header.compression_type = raw.compression_type
+        header = first.header = header_of(raw)
         first._read_extensions(storage, header, int(raw.backing_file_offset))
         header.extensions = tuple(Extension(e.type, e.data) for e in first.extensions)
         return first
@@ -400,7 +381,7 @@ def _vet_gaps(storage: Storage, first: First, header: Qcow2Header) -> Iterator[F
     if header.header_length <= start < end and length <= s.MAX_BACKING_NAME:
         gaps = [(first.extensions_end, start), (start + length, end)]
     for begin, stop in gaps:
-        place = first_data(storage, begin, stop) if begin < stop else None
+        place = first_data(storage, begin, stop)
         if place is not None:
             yield Finding.of(
                 "hidden-data",

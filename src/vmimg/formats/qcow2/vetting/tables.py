@@ -13,12 +13,14 @@ from dataclasses import replace
 from typing import Final
 
 from vmimg.errors import FormatError
-from vmimg.formats.areas import SHARED_EN_MASSE, Area, words
+from vmimg.formats.clusters import SHARED_EN_MASSE
 from vmimg.formats.luks.vetting import vet_luks1
 from vmimg.formats.qcow2 import structures as s
 from vmimg.formats.qcow2.bitmaps import read_bitmaps
 from vmimg.formats.qcow2.snapshots import SnapshotRecord, read_snapshots
 from vmimg.formats.qcow2.vetting.header import First, at
+from vmimg.formats.regions import Area
+from vmimg.formats.sampling import read_entries, unfinished
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 from vmimg.storage.slice import SliceStorage
@@ -102,9 +104,11 @@ class Tables:
         if taken is not None:
             yield taken
             return
-        self.reftable = words(storage, start, min(length, _MAX_REFTABLE_BYTES))
+        self.reftable = read_entries(storage, start, min(length, _MAX_REFTABLE_BYTES), 8, "big")
         if length > _MAX_REFTABLE_BYTES:
-            yield _unfinished(f"the refcount table behind its first {_MAX_REFTABLE_BYTES} bytes")
+            yield unfinished(
+                f"not looked at: the refcount table behind its first {_MAX_REFTABLE_BYTES} bytes"
+            )
         yield from self._vet_entries(
             "a refcount block", self.reftable, start, _REFTABLE_RESERVED, s.REFTABLE_OFFSET_MASK
         )
@@ -132,9 +136,9 @@ class Tables:
         if taken is not None:
             yield taken
             return
-        self.l1 = words(self.storage, start, min(length, _MAX_L1_BYTES))
+        self.l1 = read_entries(self.storage, start, min(length, _MAX_L1_BYTES), 8, "big")
         if length > _MAX_L1_BYTES:
-            yield _unfinished(f"the L1 table behind its first {_MAX_L1_BYTES} bytes")
+            yield unfinished(f"not looked at: the L1 table behind its first {_MAX_L1_BYTES} bytes")
         yield from self._vet_entries("an L2 table", self.l1, start, _L1_RESERVED, s.OFFSET_MASK)
         yield from self._vet_behind_the_end(start)
         self.l2 = self._usable(self.l1, s.OFFSET_MASK)
@@ -237,7 +241,7 @@ class Tables:
             yield taken
             return
         if count < header.nb_snapshots:
-            yield _unfinished(f"snapshots behind the first {count}")
+            yield unfinished(f"not looked at: snapshots behind the first {count}")
         budget = _MAX_SNAPSHOT_L1_BYTES
         troubles = 0
         for record in records:
@@ -285,7 +289,7 @@ class Tables:
         if taken is not None:
             yield taken
             return
-        table = words(self.storage, start, min(length, budget))
+        table = read_entries(self.storage, start, min(length, budget), 8, "big")
         yield from self._vet_entries(
             f"an L2 table of {what}", table, start, _L1_RESERVED, s.OFFSET_MASK
         )
@@ -312,7 +316,7 @@ class Tables:
             yield taken
             return
         if size > _MAX_BITMAP_BYTES:
-            yield _unfinished("bitmaps")
+            yield unfinished("not looked at: bitmaps")
             return
         try:
             bitmaps = read_bitmaps(self.storage, header)
@@ -420,7 +424,3 @@ def _first_repeated(places: list[int]) -> int:
             return number
         seen.add(place)
     raise AssertionError("no place is there twice")
-
-
-def _unfinished(what: str) -> Finding:
-    return Finding.of("unfinished", f"not looked at: {what}", severity=Severity.NOTE)

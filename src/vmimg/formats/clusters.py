@@ -1,109 +1,30 @@
-"""Areas of a file that structures claim, and clusters that tables map: what contradicts what.
+"""What is wrong with the clusters of a disk, as tables map them that lead anywhere in the file.
 
-For the vetting of formats whose tables lead to tables and clusters at any offset (qcow2, qcow,
+For the vetting of formats whose clusters can be compressed, and share what they take (qcow2, qcow,
 QED). It works on a sample of bounded size, in plain Python: importing numpy would take longer than
-the answer. Imports findings and storage.
+the answer. Imports regions, findings and storage.
 """
 
 from __future__ import annotations
 
-import sys
-from array import array
-from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Final, Literal
+from typing import Final
 
+from vmimg.formats.regions import Area, Blocks
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.storage.base import Storage
 from vmimg.units import align_up, format_size
 
-__all__ = [
-    "MUCH", "SHARED_EN_MASSE", "Area", "Clusters", "first_data", "overlaps", "spread", "words",
-]  # fmt: skip
+__all__ = ["SHARED_EN_MASSE", "Clusters"]
 
 SHARED_EN_MASSE: Final = 64
 """So many clusters of the disk in the place of another are a way to make a small file large."""
-MUCH: Final = 1000
-"""Times its own size that a file may unpack to before a word is said about it."""
+# Times its own size that a file may unpack to before a word is said about it.
+_MUCH: Final = 1000
 # Of one kind of trouble a few findings say enough.
 _MAX_FINDINGS: Final = 4
-_LOOK: Final = 64 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """Bytes from ``start`` up to ``end`` that belong to ``what`` ("the L1 table"). ``said``: where
-    in the file it says so.
-    """
-
-    what: str
-    start: int
-    end: int
-    said: int = 0
-
-
-def overlaps(areas: Sequence[Area]) -> Iterator[Finding]:
-    """A finding for each two of ``areas`` that share bytes, a few at most. Of two the later one in
-    ``areas`` is to blame.
-    """
-    order = {id(area): number for number, area in enumerate(areas)}
-    found = 0
-    furthest: Area | None = None
-    for area in sorted(
-        (a for a in areas if a.end > a.start), key=lambda a: (a.start, order[id(a)])
-    ):
-        if furthest is not None and area.start < furthest.end:
-            first, second = sorted((furthest, area), key=lambda a: order[id(a)])
-            yield Finding.of(
-                "tables-overlap",
-                f"{second.what}, at {second.start}, lies over {first.what}, at {first.start} to "
-                f"{first.end}",
-                offset=second.said,
-            )
-            found += 1
-            if found == _MAX_FINDINGS:
-                return
-        if furthest is None or area.end > furthest.end:
-            furthest = area
-
-
-def words(
-    storage: Storage, offset: int, length: int, order: Literal["big", "little"] = "big"
-) -> array[int]:
-    """Numbers of 64 bits: those of ``length`` bytes from ``offset`` that the file has."""
-    length = max(0, min(length, storage.size - offset)) // 8 * 8
-    numbers = array("Q")
-    if length:
-        numbers.frombytes(storage.read(offset, length))
-        if sys.byteorder != order:
-            numbers.byteswap()
-    return numbers
-
-
-def spread(total: int, most: int) -> list[int]:
-    """``most`` of the numbers below ``total``, evenly: the first and the last are among them."""
-    if total <= most:
-        return list(range(total))
-    return sorted({number * (total - 1) // (most - 1) for number in range(most)})
-
-
-def first_data(storage: Storage, start: int, end: int) -> int | None:
-    """Where in the range a byte is not zero: a look at both of its ends, None where none was seen
-    there.
-    """
-    end = min(end, storage.size)
-    pieces = [(start, min(end, start + _LOOK))]
-    if end - start > _LOOK:
-        pieces.append((max(start + _LOOK, end - _LOOK), end))
-    for first, last in pieces:
-        if first < last:
-            data = storage.read(first, last - first)
-            if any(data):
-                return first + len(data) - len(data.lstrip(b"\0"))
-    return None
 
 
 @dataclass(slots=True)
@@ -122,6 +43,13 @@ class Clusters:
     locate: Callable[[int], int | None]
     share: float = 1.0
     counted: Callable[[int, int], bool] = field(default=lambda offset, users: False)
+    _plain: Blocks = field(init=False)
+    # Of a compressed one its first byte: it may end anywhere in the sector that its entry names.
+    _packed: Blocks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._plain = Blocks(((place, 0) for place in set(self.plain)), self.cluster)
+        self._packed = Blocks(((start, 0) for start in {start for start, _ in self.packed}), 1)
 
     def outside(self, storage: Storage, last: int) -> Iterator[Finding]:
         """``last``: from which offset on no cluster can begin any more, but for this one."""
@@ -142,42 +70,50 @@ class Clusters:
         """Clusters in the place of metadata. ``tables``: what they are, and where they begin: each
         is as long as a cluster.
         """
-        plain = set(self.plain)
-        places = sorted({*plain, *(start for start, _ in self.packed)})
         found = 0
         for area in areas:
-            # A plain cluster may begin in front of the area and reach into it.
-            first = bisect_left(places, area.start - self.cluster + 1)
-            for place in places[first : first + 8]:
-                if place >= area.end:
-                    break
-                if place >= area.start or place in plain:
-                    found += 1
-                    yield self._over(place, area.what)
-                    break
+            place = self._first_over(area.start, area.end)
+            if place is not None:
+                found += 1
+                yield self._over(place, area.what)
             if found == _MAX_FINDINGS:
                 return
+        begun = {place // self.cluster * self.cluster: place for place in self._places}
         for what, starts in tables:
-            begun = {place // self.cluster * self.cluster: place for place in places}
             both = starts & begun.keys()
             if both:
                 yield self._over(begun[min(both)], what)
 
+    def over_tables(self, what: str, tables: Iterable[int], width: int) -> Iterator[Finding]:
+        """The first cluster in the place of one of ``tables``, which are ``width`` bytes long."""
+        laid = Blocks(((start, 0) for start in tables), width)
+        plain = set(self.plain)
+        for place in self._places:
+            length = self.cluster if place in plain else 1
+            if laid.first_over(place, place + length) is not None:
+                yield self._over(place, what)
+                return
+
     def apart(self) -> Iterator[Finding]:
         """Clusters that lie partly over each other, and compressed ones in uncompressed ones."""
-        places = sorted(set(self.plain))
-        for one, other in pairwise(places):
-            if other - one < self.cluster:
-                yield self._over(other, f"the cluster at {one}")
-                break
+        crowded = self._plain.crowded()
+        if crowded:
+            place = crowded[0][0]
+            yield self._over(place, f"the cluster at {self._plain.first_over(place - 1, place)}")
         for start in sorted({start for start, _ in self.packed}):
-            before = bisect_right(places, start) - 1
-            if before >= 0 and start - places[before] < self.cluster:
-                yield self._over(start, f"the cluster at {places[before]}")
+            plain = self._plain.first_over(start, start + 1)
+            if plain is not None:
+                yield self._over(start, f"the cluster at {plain}")
                 break
 
-    def shared(self) -> Iterator[Finding]:
-        """Clusters of the disk that are in one place of the file."""
+    def expanding(self, storage: Storage) -> Iterator[Finding]:
+        """Clusters of the disk that are in one place of the file; where there are none, whether
+        what is mapped is much more than the file.
+        """
+        shared = list(self._shared())
+        yield from shared or self._grown(storage)
+
+    def _shared(self) -> Iterator[Finding]:
         starts = self.plain + [start for start, _ in self.packed]
         if len(set(starts)) == len(starts):
             return
@@ -208,15 +144,23 @@ class Clusters:
                 offset=self.locate(place),
             )
 
-    def grown(self, storage: Storage) -> Iterator[Finding]:
-        """Whether what is mapped is much more than the file."""
+    def _grown(self, storage: Storage) -> Iterator[Finding]:
         mapped = int((len(self.plain) + len(self.packed)) * self.cluster / (self.share or 1))
-        if mapped > MUCH * storage.size:
+        if mapped > _MUCH * storage.size:
             yield Finding.of(
                 "expands",
                 f"some {format_size(mapped)} of data come out of a file of "
                 f"{format_size(storage.size)}",
             )
+
+    @property
+    def _places(self) -> list[int]:
+        """Where clusters begin, ascending."""
+        return sorted({*self.plain, *(start for start, _ in self.packed)})
+
+    def _first_over(self, start: int, end: int) -> int | None:
+        both = (blocks.first_over(start, end) for blocks in (self._plain, self._packed))
+        return min((place for place in both if place is not None), default=None)
 
     def _over(self, place: int, what: str) -> Finding:
         return Finding.of(
