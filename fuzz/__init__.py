@@ -10,4 +10,4 @@ from pathlib import Path
 
 # The images to begin with, and the steps of the tests of malformed ones, are the tests'.
 _TESTS = Path(__file__).parent.parent / "tests"
-sys.path += [str(folder) for folder in (_TESTS, _TESTS / "formats", _TESTS / "probe")]
+sys.path += [str(folder) for folder in (_TESTS, _TESTS / "formats")]

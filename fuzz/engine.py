@@ -1,17 +1,20 @@
 """What libFuzzer runs: ``python -m fuzz.engine HARNESS [libFuzzer's options and folders]``.
 
 An input that breaks something does not end the run: it is kept, by what it raised and where, and
-fuzzing goes on, so that one shallow bug does not hide the others. What is too slow or takes too
-much memory is libFuzzer's to end. `python -m fuzz` starts this; needs atheris.
+fuzzing goes on, so that one shallow bug does not hide the others. What is too slow is libFuzzer's
+to end. `python -m fuzz` starts this; needs atheris.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
+import resource
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -20,6 +23,14 @@ import atheris
 
 __all__ = ["CRASHES", "keep"]
 
+# Of how many inputs the places of structures are learnt.
+_LEARNT: Final = 100
+# Of memory, in bytes: beyond it there is a MemoryError, kept like any other. libFuzzer's own limit
+# looks at the most that was ever used, and that begins with what the parent process had.
+_MOST_MEMORY: Final = 1 << 30
+# Of that, what may be lost: atheris keeps what watched code compares, and numpy's arrays are large.
+# Then the process ends, and `python -m fuzz` begins another.
+_MOST_LOST: Final = 512 << 20
 CRASHES: Final = Path(__file__).with_name("crashes")
 
 
@@ -33,7 +44,7 @@ def main() -> None:
             import_module(module)
         from fuzz.harnesses import HARNESSES
     from fuzz.mutate import Mutator
-    from fuzz.seeds import MAX_BYTES, seeds
+    from fuzz.sparse import MAX_BYTES
 
     harness = HARNESSES[name]
     folder = Path(os.environ.get("VMIMG_CRASHES", CRASHES)) / name
@@ -45,20 +56,34 @@ def main() -> None:
             harness.run(data)
         except Exception as error:
             keep(name, folder, data, error, known)
+        if _memory() > _MOST_LOST:
+            sys.stdout.flush()
+            os._exit(0)
 
     arguments = [
-        sys.argv[0], "-rss_limit_mb=1024", f"-max_len={MAX_BYTES}", f"-artifact_prefix={folder}/",
+        sys.argv[0], "-rss_limit_mb=0", f"-max_len={MAX_BYTES}", f"-artifact_prefix={folder}/",
         *sys.argv[2:],
     ]  # fmt: skip
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
     mutator = None
     if harness.on_image is not None:
         # Another function from the start of fuzzing on.
-        mutator = Mutator(harness.on_image, seeds(name), lambda d, size: atheris.Mutate(d, size))
+        folders = [Path(argument) for argument in sys.argv[2:] if not argument.startswith("-")]
+        inputs = sorted(path for folder in folders for path in folder.iterdir())
+        # Many of them have the same structures at the same places.
+        some = (path.read_bytes() for path in inputs[:: len(inputs) // _LEARNT + 1])
+        mutator = Mutator(harness.on_image, some, lambda d, size: atheris.Mutate(d, size))
     if mutator is None:
         atheris.Setup(arguments, test_one_input)
     else:
         atheris.Setup(arguments, test_one_input, custom_mutator=mutator)
     atheris.Fuzz()
+
+
+def _memory() -> int:
+    """Bytes of data that the process has now, as RLIMIT_DATA counts them."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
 
 
 def keep(name: str, folder: Path, data: bytes, error: Exception, known: set[str]) -> None:
@@ -90,35 +115,62 @@ def _label(error: Exception) -> str:
 
 
 def _modules(name: str) -> tuple[list[str], list[str]]:
-    """Modules of vmimg that are watched, and the others: to watch all makes everything slower."""
-    wanted = tuple(_packages(name))
+    """Modules of vmimg that are watched, and the others: to watch all makes everything slower, and
+    to prepare a module for it takes longer than to import it.
+    """
     source = Path(__file__).parent.parent / "src"
-    modules = sorted(
-        ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
-        for path in (source / "vmimg").rglob("*.py")
-    )
-    watched = [m for m in modules if any(m == w or m.startswith(f"{w}.") for w in wanted)]
-    return watched, [m for m in modules if m not in watched]
+    paths = {
+        ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((source / "vmimg").rglob("*.py"))
+    }
+    begun, around = _parts(name)
+    watched: set[str] = set()
+    left = [module for module in paths if _within(module, begun)]
+    while left:
+        module = left.pop()
+        if module not in watched:
+            watched.add(module)
+            left += [m for m in _imports(paths[module]) & paths.keys() if _within(m, around)]
+    return sorted(watched), [module for module in paths if module not in watched]
 
 
-def _packages(name: str) -> list[str]:
-    """What of vmimg is watched: the part that the harness is for, and what is under it."""
-    root = Path(__file__).parent.parent / "src" / "vmimg"
-    if (root / "formats" / name).is_dir():
-        return [f"vmimg.formats.{name}", "vmimg.disk"]
+def _parts(name: str) -> tuple[Sequence[str], Sequence[str]]:
+    """What of vmimg is watched: the part that the harness is for, and where what that imports is
+    watched as well.
+    """
+    if (Path(__file__).parent.parent / "src" / "vmimg" / "formats" / name).is_dir():
+        return [f"vmimg.formats.{name}"], ["vmimg.disk"]
     if name.startswith("probe-"):
         family = name.removeprefix("probe-")
         own = [f"vmimg.probe.{kind}.{family}" for kind in ("recognisers", "vetters")]
-        return [*own, "vmimg.probe", "vmimg.formats.raw"]
+        return own, ["vmimg.probe", "vmimg.formats.raw"]
     if name.startswith("codec-"):
-        return ["vmimg.codecs"]
+        return [f"vmimg.codecs.{name.removeprefix('codec-')}"], ["vmimg.codecs"]
     return {
-        "detect": ["vmimg.probe", "vmimg.formats"],
-        "feed": ["vmimg.probe"],
-        "vmdk-text": ["vmimg.formats.vmdk"],
-        "parallels-bundle": ["vmimg.formats.parallels"],
-        "qcow2-names": ["vmimg.formats.qcow2"],
-    }.get(name, ["vmimg.probe"])
+        # Not the families, which have harnesses of their own.
+        "detect": (["vmimg.probe.detecting", "vmimg.probe.vetting", "vmimg.formats.detect"], []),
+        "feed": (["vmimg.probe.inspector", "vmimg.probe.held", "vmimg.probe.detecting"], []),
+        "vmdk-text": (_some("vmdk", "descriptor", "driver", "opening", "text", "vettext"), []),
+        "parallels-bundle": (_some("parallels", "bundle", "driver", "opening", "vetting"), []),
+        "qcow2-names": (_some("qcow2", "driver", "header", "vetting"), []),
+    }.get(name, ([f"vmimg.probe.{name}"], []))
+
+
+def _some(format: str, *modules: str) -> list[str]:
+    return [f"vmimg.formats.{format}.{module}" for module in modules]
+
+
+def _within(module: str, parts: Sequence[str]) -> bool:
+    return any(module == part or module.startswith(f"{part}.") for part in parts)
+
+
+def _imports(path: Path) -> set[str]:
+    """The names that may be modules, in all imports of a file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
 
 
 if __name__ == "__main__":

@@ -82,11 +82,11 @@ def _detect(image: SparseStorage) -> None:
     image.writable = False
     attempt(lambda: identify(image), "identify")
     attempt(lambda: _check_detection(detect_storage(image)), "detect")
-    for policy in BUILT_IN:
-        # No error is allowed: what cannot be read is a finding.
-        report = vet_storage(image, policy=Policy.load(policy))
-        json.dumps(report.to_json())
-        steps.listed(report.findings)
+    # No error is allowed: what cannot be read is a finding.
+    policy = BUILT_IN[image.size % len(BUILT_IN)]
+    report = vet_storage(image, policy=Policy.load(policy))
+    json.dumps(report.to_json())
+    steps.listed(report.findings)
 
 
 def _feed(image: SparseStorage) -> None:

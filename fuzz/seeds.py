@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -21,16 +22,15 @@ import peers
 from adc_by_hand import adc
 from fuzz.harnesses import HARNESSES
 from fuzz.images import images
-from fuzz.sparse import MAX_HELD, SparseStorage, pack
+from fuzz.sparse import MAX_BYTES, MAX_HELD, SparseStorage, pack
 from vmimg import storage as storages
 from vmimg.codecs import codec
 from vmimg.formats.registry import FORMATS
 from vmimg.probe import policy
 
-__all__ = ["CORPUS", "MAX_BYTES", "fill", "seeds"]
+__all__ = ["CORPUS", "fill", "seeds"]
 
 CORPUS: Final = Path(__file__).with_name("corpus")
-MAX_BYTES: Final = 256 << 10
 _TESTS: Final = Path(__file__).parent.parent / "tests"
 
 
@@ -89,20 +89,28 @@ _TOGETHER: Final = {
 
 @cache
 def _samples(family: str) -> list[bytes]:
-    """The samples of tests/probe of one family; of a family that has none, all good ones."""
+    """The samples of tests/probe of one family; of a family that has none, one for each claim."""
     own = _TESTS / "probe" / f"samples_{_TOGETHER.get(family, family)}.py"
     paths = [own] if own.exists() else sorted(own.parent.glob("samples_*.py"))
-    found = []
-    for path in paths:
-        module: Any = importlib.import_module(path.stem)
-        for sample in (*module.GOOD, *(module.BAD if own.exists() else ())):
-            if not all(peers.has(peer) for peer in sample.peers):
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                made = sample.make(Path(folder))
-                if made.is_file() and made.stat().st_blocks * 512 <= MAX_HELD // 4:
-                    found.append(_packed_file(made))
-    return found
+    modules: list[Any] = [importlib.import_module(f"probe.{path.stem}") for path in paths]
+    samples = [sample for module in modules for sample in module.GOOD]
+    if own.exists():
+        samples += modules[0].BAD
+    else:
+        samples = list({sample.claim: sample for sample in samples}.values())
+    samples = [sample for sample in samples if all(map(peers.has, sample.peers))]
+    # Programs that make them wait: sgdisk sleeps for a second.
+    with ThreadPoolExecutor(8) as pool:
+        return [data for data in pool.map(_packed_sample, samples) if data is not None]
+
+
+def _packed_sample(sample: Any) -> bytes | None:
+    """None for a folder, and for what is too large."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = sample.make(Path(folder))
+        if made.is_file() and made.stat().st_blocks * 512 <= MAX_HELD // 4:
+            return _packed_file(made)
+    return None
 
 
 def _packed_file(path: Path) -> bytes:

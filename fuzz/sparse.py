@@ -19,9 +19,11 @@ from typing import Final
 from vmimg.errors import StorageError
 from vmimg.storage.base import Buffer, Storage
 
-__all__ = ["MARK", "SparseStorage", "pack", "unpack"]
+__all__ = ["MARK", "MAX_BYTES", "MAX_HELD", "SparseStorage", "pack", "unpack"]
 
 MARK: Final = b"\x00sparse\x00"
+MAX_BYTES: Final = 256 << 10
+"""Of an input."""
 MAX_SIZE: Final = 1 << 44
 MAX_HELD: Final = 64 << 20
 """Writes beyond this fail as on a full disk."""

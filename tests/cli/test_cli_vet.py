@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,85 @@ def test_a_clean_file_is_0_findings_are_1_and_no_file_is_2(
     assert gone.err.count("\n") == 1 and "gone" in gone.err
     assert vmimg("vet", clean, "--policy", "lenient", ok=[2]).err.count("\n") == 1
     assert vmimg("vet", clean, child, ok=[1]).out.count("policy strict") == 2
+
+
+def test_one_file_that_cannot_be_vetted_does_not_hide_the_others(
+    clean: Path, child: Path, tmp_path: Path
+) -> None:
+    done = vmimg("vet", tmp_path / "gone", child, clean, ok=[2])
+    assert done.out.count("policy strict") == 2 and "backing-file" in done.out
+    assert "gone" in done.err
+    reports = json.loads(vmimg("vet", "--output", "json", clean, tmp_path / "gone", ok=[2]).out)
+    assert [report["clean"] for report in reports] == [True]
+
+
+@pytest.mark.parametrize("verb", ["detect", "vet"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "endless", "folder", "loop", "long"])
+def test_what_is_no_image_is_one_line_at_once(verb: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX) as server:
+            server.bind(kind)  # the whole path may be too long for one
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "long":
+        path = tmp_path / ("x" * 5000)
+    else:
+        path = Path("/dev/null" if kind == "device" else "/dev/zero")
+    done = vmimg(verb, path, ok=[2 if verb == "vet" else 1], timeout=20)
+    assert done.out == "" and done.err.count("\n") == 1
+    assert done.err.startswith("vmimg: error: ")
+
+
+def test_a_stream_cannot_be_vetted_and_says_so(clean: Path) -> None:
+    for name in ("-", "/dev/stdin"):
+        done = vmimg("vet", name, input=clean.read_bytes(), ok=[2])
+        assert "save it to a file" in done.err
+
+
+@pytest.mark.parametrize("verb", ["detect", "vet"])
+def test_a_name_does_not_steer_the_terminal(verb: str, tmp_path: Path) -> None:
+    for name in (b"two\nlines\x1b[31m", b"no \xff\xfe text", "right\u202eleft".encode()):
+        path = tmp_path / os.fsdecode(name)
+        path.write_bytes(bytes(512))
+        out = vmimg(verb, path).out
+        assert "\x1b" not in out and "\u202e" not in out
+        assert out.splitlines()[0].endswith("raw (Raw disk)" if verb == "detect" else "1 note")
+        told = json.loads(vmimg(verb, "--output", "json", path).out)
+        assert told["format"] == "raw"
+
+
+@pytest.mark.parametrize("verb", ["detect", "vet"])
+def test_a_file_of_8_exabytes_takes_no_time(verb: str, tmp_path: Path) -> None:
+    path = tmp_path / "huge.raw"
+    with open(path, "wb") as file:
+        for shift in range(62, 40, -1):  # as large as this file system takes
+            with contextlib.suppress(OSError):
+                file.truncate(1 << shift)
+                break
+    done = vmimg(verb, path, ok=[0, 1], timeout=20)
+    assert "raw" in done.out
+    if verb == "vet" and path.stat().st_size > 64 << 40:
+        assert "too-large" in done.out
+
+
+def test_a_file_that_may_not_be_read_is_2(clean: Path) -> None:
+    clean.chmod(0)
+    if os.access(clean, os.R_OK):  # root reads everything
+        vmimg("vet", clean)
+        return
+    assert "clean.qcow2" in vmimg("vet", clean, ok=[2]).err
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="a system without /proc")
+def test_a_file_that_the_system_makes_up_is_not_called_clean() -> None:
+    """Its size is said to be 0, so that nobody knows what was read of it."""
+    found = vmimg("vet", "/proc/self/maps", ok=[1])
+    assert "odd-field" in found.out
 
 
 def test_quiet_says_it_by_the_exit_code_only(clean: Path, child: Path) -> None:
@@ -100,3 +182,28 @@ def test_a_stream_that_unpacks_to_more_than_is_allowed_is_refused(tmp_path: Path
     assert "more than the 1048576 bytes" in refused.err and not out.exists()
     vmimg("convert", "-O", "raw", "--max-size", "8M", bomb, out)
     assert out.stat().st_size == 8 * MIB
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "HUGE", "out.raw"),
+        ("compare", "HUGE", "HUGE"),
+        ("map", "HUGE"),
+        ("measure", "-O", "qcow2", "HUGE"),
+        ("dd", "if=HUGE", "of=out.raw", "bs=512", "count=1"),
+        ("create", "-f", "qcow2", "-b", "HUGE", "-F", "qcow2", "out.qcow2"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_verb_that_reads_a_disk_has_the_limit(words: tuple[str, ...], tmp_path: Path) -> None:
+    huge = tmp_path / "huge.qcow2"
+    create(huge, 1 << 50, format="qcow2", options={"cluster_size": 2 * MIB})
+    arguments = [word.replace("HUGE", "huge.qcow2") for word in words]
+    refused = vmimg(*arguments, ok=[1, 2], cwd=tmp_path)
+    assert "1125899906842624 bytes" in refused.err and "--max-size" in refused.err
+    assert os.listdir(tmp_path) == ["huge.qcow2"]
+    assert "--max-size" in vmimg(words[0], "--help").out
+    # What is only looked at is not limited: that is bounded whatever the size.
+    vmimg("info", huge)
+    assert "too-large" in vmimg("vet", huge, ok=[1]).out

@@ -14,27 +14,41 @@ from fuzz.seeds import seeds
 from vmimg.formats.registry import FORMATS
 
 ROOT = Path(__file__).parent.parent.parent
+# With how many of those fuzzing for a moment begins, and how many inputs it tries.
+SOME = 12
+MOMENT = 100
 
 
-@pytest.mark.parametrize("name", HARNESSES)
-def test_every_seed_passes(name: str) -> None:
-    inputs = list(seeds(name))
+@pytest.fixture(scope="module", params=HARNESSES)
+def name(request: pytest.FixtureRequest) -> str:
+    """Of the module, so that the tests of one harness follow each other and share its seeds."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def inputs(name: str) -> list[bytes]:
+    """The seeds of a harness."""
+    return list(seeds(name))
+
+
+def test_every_seed_passes(name: str, inputs: list[bytes]) -> None:
     for data in inputs:
         HARNESSES[name].run(data)
     assert len(inputs) > 1
 
 
 @pytest.mark.peer("atheris")
-@pytest.mark.parametrize("name", HARNESSES)
-def test_nothing_breaks_in_a_moment_of_fuzzing(name: str, tmp_path: Path) -> None:
+def test_nothing_breaks_in_a_moment_of_fuzzing(
+    name: str, inputs: list[bytes], tmp_path: Path
+) -> None:
     corpus, crashes = tmp_path / "corpus", tmp_path / "crashes"
     corpus.mkdir()
-    for number, data in enumerate(seeds(name)):
+    for number, data in enumerate(inputs[:: len(inputs) // SOME + 1]):
         (corpus / str(number)).write_bytes(data)
     done = subprocess.run(
         [sys.executable, "-m", "fuzz.engine", name, str(corpus),
-         "-max_total_time=2", "-timeout=30", "-seed=1"],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
+         f"-runs={MOMENT}", "-timeout=60", "-seed=1"],
+        cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=200,
         env=os.environ | {"VMIMG_CRASHES": str(crashes)},
     )  # fmt: skip
     said = done.stdout + done.stderr

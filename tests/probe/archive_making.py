@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -11,10 +12,12 @@ import zipfile
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import peers
 from probe.sample import Sample
 from vmimg.transfer.convert import convert
+from vmimg.transfer.create import create
 
 BLOCK = 512
 Member = tuple[tarfile.TarInfo, bytes]
@@ -243,6 +246,33 @@ def oci(size: int = 0, digest: str = "") -> dict[str, bytes]:
 
 def docker_and_oci() -> bytes:
     return tar_of(oci() | docker())
+
+
+@cache
+def qcow2() -> bytes:
+    """A small disk."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "disk.qcow2")
+        create(path, 1 << 20, format="qcow2")
+        return path.read_bytes()
+
+
+def overlay() -> bytes:
+    """The same, above a file that its sender would like to read."""
+    image, name = bytearray(qcow2()), b"/etc/passwd"
+    struct.pack_into(">QI", image, 8, 4096, len(name))
+    image[4096 : 4096 + len(name)] = name
+    return bytes(image)
+
+
+def containerdisk(disk: bytes, *, packed: bool = False) -> dict[str, bytes]:
+    """As ``docker save`` writes it or, ``packed``, ``skopeo copy`` to an oci-archive."""
+    layer = tar(member("disk", kind=tarfile.DIRTYPE), member("disk/alpine.qcow2", disk))
+    if not packed:
+        return docker() | {"0123abcd/layer.tar": layer}
+    blob = gzip.compress(layer, mtime=0)
+    name = "blobs/sha256/" + hashlib.sha256(blob).hexdigest()
+    return oci() | {name: blob}
 
 
 # Made by other programs

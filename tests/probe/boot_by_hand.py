@@ -213,6 +213,18 @@ def rom_of(*, blocks: int = 2, off: int = 0) -> bytes:
     return bytes(data)
 
 
+def bios_of(*, size: int = 0x10000) -> bytes:
+    """Where a processor begins: a far jump to F000:E05B, and a date behind it."""
+    return bytes(size - 16) + b"\xea\x5b\xe0\x00\xf0" + b"06/23/99" + b"\0\xfc\0"
+
+
+def multiboot_of() -> bytes:
+    """What GRUB's command multiboot loads, and is no ELF file: a header, and where it goes."""
+    magic, flags = 0x1BADB002, 1 << 16
+    header = struct.pack("<III", magic, flags, -(magic + flags) & 0xFFFFFFFF)
+    return header + struct.pack("<IIIII", 0x100000, 0x100000, 0, 0, 0x100020) + b"\xf4" * 64
+
+
 def newc(
     name: bytes,
     data: bytes = b"",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from sample import Sample
-
 import peers
+from probe.sample import Sample
 
 __all__ = ["BAD", "GOOD", "made"]
 
@@ -15,7 +14,7 @@ __all__ = ["BAD", "GOOD", "made"]
 def _collected(kind: str) -> list[Sample]:
     found: list[Sample] = []
     for path in sorted(Path(__file__).parent.glob("samples_*.py")):
-        found += getattr(importlib.import_module(path.stem), kind)
+        found += getattr(importlib.import_module(f"probe.{path.stem}"), kind)
     names = [sample.name for sample in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     assert not twice, f"samples of the same name: {twice}"

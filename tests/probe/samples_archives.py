@@ -37,6 +37,12 @@ __all__ = ["BAD", "GOOD"]
 
 LONG = "folder/" + "n" * 120 + ".txt"
 
+
+def static_library() -> bytes:
+    """Of one object, with the same header of a member that a package begins with."""
+    return deb().replace(b"debian-binary", b"hello.o/     ")
+
+
 GOOD: tuple[Sample, ...] = (
     of_bytes("tar-v7-by-hand", "a.tar", lambda: by_hand(
         header(b"a", octal(1), b"\0", magic=b""), b"a", header(b"b/", octal(0), b"\0", magic=b""),
@@ -60,6 +66,7 @@ GOOD: tuple[Sample, ...] = (
     by_program("zip-of-7z", "a.zip", "zip", lambda: {"a": b"x" * 700, "b/c": b"y"}, "7z", "a"),
     by_program("7z", "a.7z", "7z", lambda: {"a": b"x" * 700, "b/c": b"y"}, "7z", "a"),
     of_bytes("deb", "a.deb", deb, "deb"),
+    of_bytes("ar", "a.a", static_library, "ar"),
 )  # fmt: skip
 
 
@@ -191,6 +198,7 @@ def _many(folder: Path) -> Path:
 OUT = "../../etc/cron.d/x"
 
 BAD: tuple[Sample, ...] = (
+    of_bytes("ar-cut-off", "a.a", lambda: static_library()[:-1], "ar", "truncated"),
     # Where members go
     in_tar("name-goes-up", "member-escapes", member(OUT, b"x")),
     in_tar("name-goes-up-and-back", "member-escapes", member("b/../../c", b"x")),

@@ -122,6 +122,8 @@ GOOD: tuple[Sample, ...] = (
     of_bytes("uefi-variables", "vars.fd", _vars, "uefi-vars"),
     of_bytes("uefi-capsule", "a.cap", hand.capsule_of, "uefi-capsule"),
     of_bytes("option-rom", "a.rom", hand.rom_of, "option-rom"),
+    of_bytes("bios", "bios.bin", hand.bios_of, "bios"),
+    of_bytes("multiboot", "kernel.bin", hand.multiboot_of, "multiboot"),
     of_bytes("initrd", "initrd", _initrd, "initrd"),
     of_bytes("initrd-gzip", "initrd.gz", lambda: gzip.compress(_initrd(), mtime=0), "gzip"),
     of_bytes(

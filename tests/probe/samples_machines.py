@@ -172,6 +172,24 @@ MANIFEST = f"SHA256(demo.ovf)= {'0' * 64}\nSHA256(demo-disk1.vmdk)= {'1' * 64}\n
 
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
 
+# Of each kind what is least: nothing in them is the host's but names.
+OTHER_XML = {
+    "libvirt-snapshot": "<domainsnapshot><name>first</name><state>shutoff</state></domainsnapshot>",
+    "libvirt-network": "<network><name>default</name><bridge name='virbr0'/></network>",
+    "libvirt-pool": "<pool type='dir'><name>default</name></pool>",
+    "libvirt-volume": "<volume><name>demo.img</name><capacity unit='GiB'>1</capacity></volume>",
+    "parallels-snapshots": "<ParallelsSavedStates><SavedStateItem/></ParallelsSavedStates>",
+    "vmxf": "<Foundry><VM><VMId type='string'>52 1f</VMId></VM></Foundry>",
+    "xva-xml": "<value><struct><member><name>version</name><value/></member></struct></value>",
+}
+
+CERTIFICATE = f"""\
+SHA256(demo.mf)= {"0" * 512}
+-----BEGIN CERTIFICATE-----
+MIIB
+-----END CERTIFICATE-----
+"""
+
 
 def _text(name: str, file: str, text: str, claim: str, *codes: str) -> Sample:
     return of_bytes(name, file, text.encode, claim, *codes)
@@ -273,6 +291,10 @@ GOOD: tuple[Sample, ...] = (
     of_bytes("libvirt-save", "demo.save", lambda: states.libvirt_save(DOMAIN), "libvirt-state"),
     of_bytes("lime", "demo.lime", lambda: states.lime((0x1000, 4096), (0x10000, 8192)), "lime"),
     of_bytes("windows-dump", "MEMORY.DMP", states.windows_dump, "windows-dump"),
+    *(_text(f"xml-{claim}", "demo.xml", text, claim) for claim, text in OTHER_XML.items()),
+    _text("ovf-cert", "demo.cert", CERTIFICATE, "ovf-cert"),
+    of_bytes("hibernation", "hiberfil.sys", states.hibernation, "hibernation"),
+    of_bytes("xen-save", "demo.save", states.xen_save, "xen-state"),
     _folder("folder-pvm", "pvm", "config.pvs", "harddisk.hdd/"),
     _folder("folder-vmware", "vmware-folder", "demo.vmx", "demo.vmdk", "demo.nvram"),
     _folder("folder-vbox", "vbox-folder", "demo.vbox", "demo.vdi", "Logs/"),

@@ -15,7 +15,7 @@ from formats.vhd_by_hand import Parent
 from probe.making import by_qemu, by_vmimg, child_by_vmimg, of_bytes
 from probe.sample import Sample
 
-__all__ = ["BAD", "BLOCK", "DECLARED", "GOOD", "SIZE", "child", "content", "dynamic", "fixed"]
+__all__ = ["BAD", "BLOCK", "GOOD", "SIZE", "child", "content", "dynamic", "fixed"]
 
 BLOCK = 4096
 SIZE = 10 * BLOCK - 512
@@ -131,6 +131,16 @@ def _good(name: str, build: Callable[[], bytes]) -> Sample:
     return of_bytes(f"by-hand-vhd-{name}", "disk.vhd", build, "vhd")
 
 
+def cut_middle(file: bytearray) -> None:
+    """A sector of the disk is gone, and the footer is where it was: at the end."""
+    del file[BLOCK : BLOCK + 512]
+
+
+def slack() -> bytes:
+    """Zeros between the disk and its footer."""
+    return fixed()[:SIZE] + bytes(BLOCK) + fixed()[SIZE:]
+
+
 def between() -> bytes:
     """Four KiB between the last block and the footer, which nothing refers to."""
     return dynamic()[:FOOTER] + b"secret".ljust(BLOCK, b"\0") + dynamic()[FOOTER:]
@@ -206,10 +216,9 @@ BAD: tuple[Sample, ...] = (
     _bad("hidden", nothing, "hidden-data", base=between),
     _bad("fixed-other-header", put(0, dynamic()[:2048]), "copies-disagree", base=fixed),
     _bad("fixed-offset", footers(DATA_OFFSET, u64(512)), "odd-field", base=fixed),
-)
-
-DECLARED: tuple[Sample, ...] = (
+    # QEMU takes a fixed disk for raw unless it is told; who is told goes by the footer.
     _bad("fixed-cut", footers(CURRENT, u64(2 * SIZE)), "truncated", base=fixed),
     _bad("fixed-hidden", footers(CURRENT, u64(SIZE - 512)), "hidden-data", base=fixed),
+    _bad("fixed-slack", nothing, "odd-field", base=slack),
+    _bad("fixed-cut-in-the-middle", cut_middle, "truncated", base=fixed),
 )
-"""What is a VHD only for those who say so: fixed disks of another size than their file."""

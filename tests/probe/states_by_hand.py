@@ -116,3 +116,13 @@ def windows_dump(*, size: int = 0x2000, needed: int | None = None) -> bytes:
     out[0xF98:0xF9C] = struct.pack("<I", 1)
     out[0xFA0:0xFA8] = struct.pack("<Q", size if needed is None else needed)
     return bytes(out)
+
+
+def hibernation() -> bytes:
+    """A hiberfil.sys as Windows 8 begins it, of a machine that is not hibernated any more."""
+    return b"HIBR" + struct.pack("<III", 0, 0, 0x3E0) + bytes(8192)
+
+
+def xen_save() -> bytes:
+    """What ``xl save`` begins with; the stream of libxl that follows is left out."""
+    return b"Xen saved domain, xl format\n \0 \r" + bytes(100)

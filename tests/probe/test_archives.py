@@ -15,12 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import samples_archives
-import samples_bundles
-from corpus import made
-from sample import Sample
 
 import peers
+from probe import samples_archives, samples_bundles
 from probe.archive_making import (
     LXD,
     box,
@@ -32,20 +29,25 @@ from probe.archive_making import (
     ova,
     ovf,
     pax,
+    qcow2,
     tar,
     tar_of,
     vmdk,
     xva,
     zip_of,
 )
+from probe.corpus import made
+from probe.sample import Sample
 from vmimg.formats.raw.findings import View
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.probe.claims import Claim
+from vmimg.probe.detecting import detect_storage
 from vmimg.probe.held import Held
 from vmimg.probe.recognisers.archives import RECOGNISERS, WATCHERS
 from vmimg.probe.sevenzip import read_7z
-from vmimg.probe.tar import disks_in, read_tar
+from vmimg.probe.tar import read_tar
 from vmimg.probe.vetters import archives, bundles
+from vmimg.probe.vetters.inside import disks_inside
 from vmimg.probe.xml import root_of, scan, vet_xml
 from vmimg.probe.zip import read_zip
 from vmimg.storage.memory import MemoryStorage
@@ -313,15 +315,36 @@ def test_a_7z_with_secret_names_is_encrypted(tmp_path: Path) -> None:
 def test_disks_in_a_bundle_are_found_in_their_place() -> None:
     data = tar_of(ova() | {"seed.iso": b"i" * 2048})
     view = view_of(data)
-    found = disks_in(view)
-    assert [name for name, _, _ in found] == ["disk.vmdk", "seed.iso"]
-    _, offset, size = found[0]
-    disk = SliceStorage(view.storage, offset, size)
-    assert disk.read(0, size) == vmdk()
+    found = dict(disks_inside(view, claim_of(data)))
+    assert list(found) == ["disk.vmdk", "seed.iso"]
+    disk = found["disk.vmdk"]
+    assert isinstance(disk, SliceStorage) and disk.read(0, disk.size) == vmdk()
 
 
-def test_a_disk_that_the_archive_cuts_off_is_not_offered() -> None:
-    assert disks_in(view_of(tar_of({"disk.raw": bytes(4096)})[:2048])) == []
+def test_a_disk_is_found_by_its_first_bytes_whatever_its_name() -> None:
+    for files in (tar_of, zip_of):
+        data = files({"README": b"hello" * 200, "a.dat": qcow2()})
+        ((name, disk),) = disks_inside(view_of(data), claim_of(data))
+        assert name == "a.dat" and disk is not None and disk.read(0, disk.size) == qcow2()
+
+
+def test_of_a_disk_that_the_archive_cuts_off_nothing_is_to_be_had() -> None:
+    data = tar_of({"disk.raw": bytes(4096)})[:2048]
+    assert list(disks_inside(view_of(data), claim_of(data))) == [("disk.raw", None)]
+
+
+def test_the_files_of_a_system_are_not_taken_for_disks() -> None:
+    folders = [member(name, kind=tarfile.DIRTYPE) for name in ("etc", "usr", "bin")]
+    whole = tar(*folders, member("usr/share/a.img", qcow2()))
+    lxd = tar_of({"metadata.yaml": LXD, "rootfs/usr/share/a.img": qcow2()})
+    for data, name in ((whole, "rootfs"), (lxd, "lxd")):
+        assert claim_of(data).name == name
+        assert list(disks_inside(view_of(data), claim_of(data))) == []
+
+
+def claim_of(data: bytes) -> Claim:
+    """The best claim on an archive."""
+    return detect_storage(MemoryStorage(data)).best
 
 
 # What vetting says
@@ -472,7 +495,27 @@ def many_ends() -> bytes:
     return zip_of({"a": b"x"}) + b"PK\x05\x06" * 20_000
 
 
-@pytest.mark.parametrize("build", [deep_links, pax_names, sparse_maps, zip_of_many, many_ends])
+def empty_lines() -> bytes:
+    """In which the lines of an LXD image's description are searched for."""
+    return tar_of({"metadata.yaml": b"\n" * 100_000, "rootfs/x": b""})
+
+
+def empty_lines_behind_others() -> bytes:
+    return tar_of({"metadata.yaml": LXD + b"\n" * 100_000, "rootfs/x": b""})
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        deep_links,
+        pax_names,
+        sparse_maps,
+        zip_of_many,
+        many_ends,
+        empty_lines,
+        empty_lines_behind_others,
+    ],
+)
 def test_what_is_made_to_take_long_does_not(build: object) -> None:
     data = build()  # type: ignore[operator]
     before = time.process_time()

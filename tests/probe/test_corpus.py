@@ -3,24 +3,68 @@ does."""
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import BAD, GOOD, made
-from sample import Sample
 
+import peers
+from probe.corpus import BAD, GOOD, made
+from probe.sample import Sample
+from vmimg.formats.raw.findings import View
+from vmimg.formats.registry import FORMATS
 from vmimg.formats.vetting import CODES, Severity
+from vmimg.probe import vetters
 from vmimg.probe.claims import Claim
 from vmimg.probe.detecting import Detection, detect
 from vmimg.probe.inspector import Inspector
+from vmimg.probe.recognisers import recognisers
 from vmimg.probe.vetting import Report, vet
+from vmimg.storage.file import FileStorage
 
 _NAMED = {"ids": str}
 
 
 def codes(report: Report, severity: Severity) -> list[str]:
     return [finding.code for finding in report.findings if finding.severity == severity]
+
+
+def claimed(samples: list[Sample]) -> set[str]:
+    return {sample.claim for sample in samples}
+
+
+def vetted_families() -> list[str]:
+    modules = [each.name for each in pkgutil.iter_modules(vetters.__path__)]
+    return [
+        name for name in modules if hasattr(import_module(f"vmimg.probe.vetters.{name}"), "VETTERS")
+    ]
+
+
+def test_every_disk_format_has_samples() -> None:
+    assert set(FORMATS) <= claimed(GOOD)
+    # There are no bytes that a raw disk cannot have.
+    assert set(FORMATS) - {"raw"} <= claimed(BAD)
+
+
+@pytest.mark.parametrize("family", vetted_families())
+def test_every_family_of_vetters_has_samples(family: str) -> None:
+    names = set(import_module(f"vmimg.probe.vetters.{family}").VETTERS)
+    assert names and names & claimed(GOOD) and names & claimed(BAD)
+    assert names <= claimed([*GOOD, *BAD])
+
+
+def test_every_recogniser_knows_a_good_file(tmp_path: Path) -> None:
+    missing = set(recognisers())
+    for sample in GOOD:
+        if missing and all(peers.has(name) for name in sample.peers):
+            path = made(sample, tmp_path)
+            if path.is_file():
+                with FileStorage(path) as storage:
+                    view = View(storage, 0, storage.size)
+                    missing -= {each for each in missing if any(each(view))}
+    assert not missing
 
 
 @pytest.mark.parametrize("sample", GOOD, **_NAMED)

@@ -1,9 +1,10 @@
-"""Directories: told by the names in them, with nothing opened and no link followed."""
+"""Directories: told by the names in them, vetted by what is in their files; no link is followed."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from time import process_time
 
 import pytest
 
@@ -12,7 +13,9 @@ from vmimg.formats.vetting import Severity
 from vmimg.probe.detecting import contradictions
 from vmimg.probe.recognisers.folders import recognise_folder
 from vmimg.probe.vetters.folders import vet_folder
+from vmimg.probe.vetting import vet
 from vmimg.storage.listing import Entry, listed
+from vmimg.transfer.create import create
 
 
 def fill(folder: Path, *names: str) -> str:
@@ -122,3 +125,57 @@ def test_what_cannot_be_listed_is_an_error_of_ours(tmp_path: Path) -> None:
 def test_a_name_that_would_steer_a_terminal_is_shown_without_it(tmp_path: Path) -> None:
     (claim,) = recognise_folder(fill(tmp_path, "a\x1b[2J.vmx", "a.vmdk"))
     assert all(each.meaning.isprintable() for each in claim.evidence)
+
+
+def machine(folder: Path) -> Path:
+    """A machine of VMware's with a disk, as it should be."""
+    folder.mkdir()
+    text = 'config.version = "8"\nvirtualHW.version = "8"\nscsi0:0.fileName = "a.vmdk"\n'
+    (folder / "a.vmx").write_text(text)
+    (folder / "vmware.log").write_text("a note\n" * 1000)
+    create(folder / "a.vmdk", 1 << 20, format="vmdk")
+    return folder
+
+
+def errors(path: Path, policy: str = "desktop") -> set[tuple[str, str]]:
+    return {
+        (finding.within, finding.code)
+        for finding in vet(path, policy=policy).findings
+        if finding.severity == Severity.ERROR
+    }
+
+
+def test_the_files_of_a_machine_are_vetted(tmp_path: Path) -> None:
+    path = machine(tmp_path / "a")
+    assert vet(path, policy="strict").clean
+    text = (path / "a.vmx").read_text()
+    (path / "a.vmx").write_text(text.replace("a.vmdk", "/dev/sda"))
+    assert errors(path) == {("a.vmx", "device-extent")}
+    (path / "a.vmx").write_text(text)
+    # By what it is, whatever its name.
+    create(path / "b.vmdk", 1 << 20, format="qcow2")
+    image = bytearray((path / "b.vmdk").read_bytes())
+    image[8:20] = (4096).to_bytes(8, "big") + (11).to_bytes(4, "big")
+    image[4096:4107] = b"/etc/passwd"
+    (path / "b.vmdk").write_bytes(image)
+    assert ("b.vmdk", "backing-file-outside") in errors(path)
+
+
+def test_links_below_a_machine_are_told_and_not_followed(tmp_path: Path) -> None:
+    path = tmp_path / "a.pvm"
+    (path / "disk.hdd").mkdir(parents=True)
+    (path / "config.pvs").write_text("<ParallelsVirtualMachine/>")
+    (path / "disk.hdd" / "DiskDescriptor.xml").symlink_to("/etc/passwd")
+    assert ("disk.hdd", "member-link") in errors(path, "strict")
+
+
+def test_directories_in_directories_take_no_more_time_than_is_promised(tmp_path: Path) -> None:
+    path = machine(tmp_path / "a")
+    for first in range(20):
+        for second in range(20):
+            (path / f"{first}" / f"{second}" / "x").mkdir(parents=True)
+            (path / f"{first}" / f"{second}" / "y.vmdk").write_bytes(b"KDMV" + bytes(600))
+    before = process_time()
+    report = vet(path, policy="desktop")
+    assert process_time() - before < 2
+    assert "unfinished" in {finding.code for finding in report.findings}

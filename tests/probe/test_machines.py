@@ -180,21 +180,13 @@ def test_a_description_says_which_machine_it_is_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("xml", "name"),
+    ("name", "xml"),
     [
-        ("<domainsnapshot><name>a</name></domainsnapshot>", "libvirt-snapshot"),
-        ("<network><name>a</name><bridge name='virbr0'/></network>", "libvirt-network"),
-        ("<pool type='dir'><name>a</name></pool>", "libvirt-pool"),
-        ("<volume><name>a</name><capacity>1</capacity></volume>", "libvirt-volume"),
-        ("<domstatus state='running'><domain type='kvm'/></domstatus>", "libvirt-domain"),
-        ("<Foundry><VM><VMId/></VM></Foundry>", "vmxf"),
-        (
-            "<value><struct><member><name>version</name><value/></member></struct></value>",
-            "xva-xml",
-        ),
+        *samples.OTHER_XML.items(),
+        ("libvirt-domain", "<domstatus state='running'><domain type='kvm'/></domstatus>"),
     ],
 )
-def test_other_descriptions_in_xml_are_known(xml: str, name: str) -> None:
+def test_other_descriptions_in_xml_are_known(name: str, xml: str) -> None:
     assert claimed(f"<?xml version='1.0'?>\n{xml}") == [name]
 
 
@@ -206,11 +198,7 @@ def test_other_descriptions_in_xml_are_known(xml: str, name: str) -> None:
         ("variant: fcos\nversion: 1.5.0\n", "butane"),
         ("apiVersion: kubevirt.io/v1\nkind: VirtualMachine\n", "kubevirt"),
         ('{"provider": "libvirt", "format": "qcow2", "virtual_size": 10}', "vagrant-metadata"),
-        (
-            f"SHA256(a.mf)= {'0' * 256}\n-----BEGIN CERTIFICATE-----\nMII\n"
-            "-----END CERTIFICATE-----\n",
-            "ovf-cert",
-        ),
+        (samples.CERTIFICATE, "ovf-cert"),
     ],
 )
 def test_other_descriptions_in_text_are_known(text: str, name: str) -> None:
@@ -286,9 +274,9 @@ def test_a_virtualbox_nvram_with_a_tpm_is_more_than_a_tar() -> None:
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        (b"Xen saved domain, xl format\n \0 \r" + bytes(100), "xen-state"),
+        (states.xen_save(), "xen-state"),
         (b"LibxlFmt" + bytes(100), "xen-state"),
-        (b"HIBR" + struct.pack("<III", 0, 0, 0x3E0) + bytes(8192), "hibernation"),
+        (states.hibernation(), "hibernation"),
         (b"KDUMP   " + bytes(4096), "kdump"),
         (b"PAGEDUMP" + bytes(4096), "windows-dump"),
     ],

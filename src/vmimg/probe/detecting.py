@@ -119,6 +119,15 @@ def claims_on(storage: Storage, *, depth: int = 0) -> list[Claim]:
         held = tuple(_ordered([*weak, *content]))
         strong = [replace(c, inside=(*c.inside, *held)) if c.plain else c for c in strong]
         weak, content = [], []
+    elif strong or any(claim.name == "tar" for claim in rest):
+        # A boot sector's two last bytes are in no header by chance: a table that looks wrong to
+        # us is one for firmware.
+        content = [
+            replace(claim, confidence=max(claim.confidence, SURE))
+            if claim.name in ("mbr", "boot-sector")
+            else claim
+            for claim in content
+        ]
     raw = [claim for claim in disks if claim.name == "raw"]
     return [*_ordered([*strong, *weak, *content, *rest]), *raw]
 

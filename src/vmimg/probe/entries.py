@@ -6,6 +6,7 @@ vetters what is wrong with them. Nothing here reads. Imports the registry of for
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -21,7 +22,9 @@ __all__ = [
     "is_archive",
     "is_disk",
     "is_telling",
+    "kind_by_magic",
     "path_of",
+    "special_kind",
 ]
 
 Kind = Literal["file", "directory", "symlink", "hardlink", "device", "fifo", "socket", "other"]
@@ -38,6 +41,13 @@ _TELLING: Final = (
     "metadata.yaml",
     "repositories",
 )
+_SPECIAL: Final[dict[int, Kind]] = {
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
 # Disks of virtual machines that no format of ours is named after.
 _DISK_SUFFIXES: Final = (".img", ".raw", ".squashfs", ".vmdk", ".qcow2c", ".hds", ".root")
 _ARCHIVE_SUFFIXES: Final = (
@@ -101,6 +111,11 @@ def base_of(entry: Entry) -> str:
     return entry.name.rstrip("/").rpartition("/")[2]
 
 
+def special_kind(mode: int) -> Kind | None:
+    """What a member is by its mode of Unix; None for a file, a directory, or no mode at all."""
+    return _SPECIAL.get(stat.S_IFMT(mode))
+
+
 def is_telling(name: str) -> bool:
     """Whether the content of a member of that name says what the bundle is."""
     last = name.rpartition("/")[2].lower()
@@ -117,14 +132,24 @@ def is_disk(entry: Entry) -> bool:
 
 def disk_kind(entry: Entry, head: bytes | None) -> str:
     """The name of the format that ``head``, its first bytes, or else its name speaks for."""
-    head = head or b""
+    kind = kind_by_magic(head or b"")
+    if kind:
+        return kind
+    found = by_extension(base_of(entry))
+    return found.name if found is not None else "raw"
+
+
+def kind_by_magic(head: bytes) -> str:
+    """The name of the disk format whose magic is in ``head``, the first bytes; "" for none."""
     for format in all_formats():
         for magic in format.magic:
             end = magic.offset + len(magic.data)
-            if magic.offset >= 0 and len(magic.data) > 3 and head[magic.offset : end] == magic.data:
+            # Any XML may begin as the descriptor of a Parallels disk does.
+            telling = magic.offset >= 0 and len(magic.data) > 3 and magic.data != b"<?xml"
+            if telling and head[magic.offset : end] == magic.data:
                 return format.name
-    found = by_extension(base_of(entry))
-    return found.name if found is not None else "raw"
+    # What most descriptors of VMDK begin with; others are told by name.
+    return "vmdk" if head.lower().startswith(b"# disk descriptorfile") else ""
 
 
 def is_archive(entry: Entry, head: bytes | None) -> bool:

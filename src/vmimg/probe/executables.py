@@ -12,25 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from vmimg.formats.raw.findings import View
+from vmimg.probe.elf import ELF_HEADERS, ELF_MACHINES, ELF_MAGIC, ELF_SEGMENTS
 
-__all__ = ["ELF_MACHINES", "Elf", "Pe", "Section", "read_elf", "read_pe"]
+__all__ = ["Elf", "Pe", "Section", "read_elf", "read_pe"]
 
-ELF_MACHINES: Final = {
-    2: "SPARC",
-    3: "i386",
-    8: "MIPS",
-    15: "PA-RISC",
-    20: "PowerPC",
-    21: "PowerPC 64",
-    22: "s390",
-    40: "ARM",
-    43: "SPARC 64",
-    50: "Itanium",
-    62: "x86-64",
-    183: "AArch64",
-    243: "RISC-V",
-    258: "LoongArch",
-}
 _ELF_TYPES: Final = {1: "relocatable", 2: "executable", 3: "shared object", 4: "core dump"}
 _PE_MACHINES: Final = {
     0x014C: "i386",
@@ -57,47 +42,6 @@ _MAX_HEADERS: Final = 64
 _MAX_NOTES: Final = 64 << 10
 
 
-def _elf_header(base: type[ctypes.Structure], word: type) -> type[ctypes.Structure]:
-    class Header(base):  # type: ignore[misc, valid-type]
-        """Behind e_ident."""
-
-        _pack_ = 1
-        _layout_ = "ms"
-        _fields_ = (
-            ("e_type", ctypes.c_uint16),
-            ("e_machine", ctypes.c_uint16),
-            ("e_version", ctypes.c_uint32),
-            ("e_entry", word),
-            ("e_phoff", word),
-            ("e_shoff", word),
-            ("e_flags", ctypes.c_uint32),
-            ("e_ehsize", ctypes.c_uint16),
-            ("e_phentsize", ctypes.c_uint16),
-            ("e_phnum", ctypes.c_uint16),
-            ("e_shentsize", ctypes.c_uint16),
-            ("e_shnum", ctypes.c_uint16),
-            ("e_shstrndx", ctypes.c_uint16),
-        )
-
-    return Header
-
-
-def _elf_segment(base: type[ctypes.Structure], wide: bool) -> type[ctypes.Structure]:
-    word = ctypes.c_uint64 if wide else ctypes.c_uint32
-    flags = ("p_flags", ctypes.c_uint32)
-    places = tuple((name, word) for name in ("p_offset", "p_vaddr", "p_paddr", "p_filesz"))
-    first = (("p_type", ctypes.c_uint32), *((flags,) if wide else ()), *places, ("p_memsz", word))
-
-    class Segment(base):  # type: ignore[misc, valid-type]
-        """A program header; its flags stand elsewhere in 32 bits."""
-
-        _pack_ = 1
-        _layout_ = "ms"
-        _fields_ = (*first, *(() if wide else (flags,)), ("p_align", word))
-
-    return Segment
-
-
 @dataclass(slots=True)
 class Elf:
     """``bits``: 32 or 64. ``loaded``: file offset, virtual address, bytes in the file for each
@@ -120,15 +64,14 @@ class Elf:
 def read_elf(view: View) -> Elf | None:
     """The headers of an ELF file; None where they do not fit together."""
     ident = view.read(0, 16)
-    if len(ident) < 16 or ident[:4] != b"\x7fELF":
+    if len(ident) < 16 or ident[:4] != ELF_MAGIC:
         return None
     if ident[4] not in (1, 2) or ident[5] not in (1, 2) or ident[6] != 1:
         return None
     wide = ident[4] == 2
-    base = ctypes.LittleEndianStructure if ident[5] == 1 else ctypes.BigEndianStructure
-    header_type = _elf_header(base, ctypes.c_uint64 if wide else ctypes.c_uint32)
-    segment_type = _elf_segment(base, wide)
-    header: ctypes.Structure | None = view.structure(header_type, 16)
+    kind = (64 if wide else 32, "little" if ident[5] == 1 else "big")
+    segment_type = ELF_SEGMENTS[kind]
+    header = view.structure(ELF_HEADERS[kind], 0)
     if header is None or header.e_version != 1 or header.e_ehsize != (64 if wide else 52):
         return None
     size = ctypes.sizeof(segment_type)
@@ -136,8 +79,8 @@ def read_elf(view: View) -> Elf | None:
     if count and header.e_phentsize != size:
         return None
     elf = Elf(
-        64 if wide else 32,
-        "little-endian" if ident[5] == 1 else "big-endian",
+        kind[0],
+        f"{kind[1]}-endian",
         _ELF_TYPES.get(int(header.e_type), f"type {header.e_type}"),
         ELF_MACHINES.get(int(header.e_machine), f"machine {header.e_machine}"),
         int(header.e_entry),
@@ -149,9 +92,7 @@ def read_elf(view: View) -> Elf | None:
         elf.end = max(elf.end, int(header.e_shoff) + header.e_shnum * header.e_shentsize)
     loaded, notes = [], []
     for number in range(min(count, _MAX_HEADERS)):
-        segment: ctypes.Structure | None = view.structure(
-            segment_type, int(header.e_phoff) + number * size
-        )
+        segment = view.structure(segment_type, int(header.e_phoff) + number * size)
         if segment is None:
             break
         place = (int(segment.p_offset), int(segment.p_vaddr), int(segment.p_filesz))
@@ -159,8 +100,7 @@ def read_elf(view: View) -> Elf | None:
         if segment.p_type == _PT_LOAD:
             loaded.append(place)
         elif segment.p_type == _PT_NOTE and 0 < place[2] <= _MAX_NOTES:
-            little = ident[5] == 1
-            notes += _notes(view.read(place[0], place[2]), "little" if little else "big")
+            notes += _notes(view.read(place[0], place[2]), kind[1])
     elf.loaded, elf.notes = tuple(loaded), tuple(notes[:_MAX_HEADERS])
     return elf
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vmimg.errors import OptionError, StorageError
-from vmimg.formats.vetting import CODES, Finding, Severity
+from vmimg.formats.vetting import CODES, Finding, Severity, printable
 from vmimg.units import parse_size
 
 __all__ = ["BUILT_IN", "Policy"]
@@ -83,8 +83,9 @@ class Policy:
         """The policy that ``data`` is. Raises OptionError, saying which key is wrong."""
         try:
             given = tomllib.loads(data.decode("utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-            raise OptionError(f"{name}: is no policy: {error}") from error
+        # ValueError: of UTF-8, of TOML, and of a number of thousands of digits.
+        except (ValueError, RecursionError) as error:
+            raise OptionError(f"{name}: is no policy: {printable(str(error))}") from error
         base = given.pop("based-on", None)
         if base is not None and base not in BUILT_IN:
             raise OptionError(f"{name}: based-on is one of {', '.join(BUILT_IN)}")
@@ -115,7 +116,7 @@ def _fields(given: dict[str, Any], name: str) -> dict[str, Any]:
             try:
                 size = parse_size(value) if isinstance(value, str) else value
             except OptionError as error:
-                raise OptionError(f"{wrong}a size: {error}") from None
+                raise OptionError(f"{wrong}a size: {printable(str(error))}") from None
             if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
                 raise OptionError(f'{wrong}a size such as "2T"')
             fields["max_virtual_size"] = size
@@ -131,7 +132,7 @@ def _fields(given: dict[str, Any], name: str) -> dict[str, Any]:
             fields["subformats"] = {format: tuple(kinds) for format, kinds in value.items()}
         else:
             raise OptionError(
-                f"{name}: a policy has no key '{key}'; it has title, based-on, formats, "
+                f"{name}: a policy has no key '{printable(key)}'; it has title, based-on, formats, "
                 "subformats, max-virtual-size, refuse and allow"
             )
     return fields
@@ -144,4 +145,5 @@ def _is_names(value: Any) -> bool:
 def _check_codes(codes: list[str], name: str, key: str) -> None:
     for code in codes:
         if code not in CODES and not (code == _EVERY_WARNING and key == "refuse"):
-            raise OptionError(f"{name}: {key} names '{code}', which no finding is called")
+            shown = printable(code)
+            raise OptionError(f"{name}: {key} names '{shown}', which no finding is called")

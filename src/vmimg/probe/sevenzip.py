@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import ctypes
 import lzma
-import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from vmimg.formats.raw.findings import View
-from vmimg.probe.entries import Entry, Kind
+from vmimg.probe.entries import Entry, Kind, special_kind
 from vmimg.storage.base import NotHeld
 
-__all__ = ["SIGNATURE", "SevenZip", "SignatureHeader", "read_7z"]
+__all__ = ["SIGNATURE", "PackedFolder", "SevenZip", "SignatureHeader", "Streams", "read_7z"]
 
 SIGNATURE: Final = b"7z\xbc\xaf\x27\x1c"
 _MAX_HEADER: Final = 256 << 10
@@ -72,30 +71,52 @@ class SignatureHeader(ctypes.LittleEndianStructure):
 
 
 @dataclass(slots=True)
-class _Folder:
-    """Coders, first to last, and what the last one makes."""
+class PackedFolder:
+    """Coders, first to last, and what the last one makes: ``count`` files, one behind the other.
+
+    ``simple``: there is one coder, with one input. ``inputs``: packed streams that it takes.
+    """
 
     coders: list[tuple[bytes, bytes]]
     simple: bool
     outputs: int
     main: int
+    inputs: int = 1
     sizes: list[int] = field(default_factory=list)
-    checked: bool = False
+    checksum: int | None = None
+    count: int = 1
 
     @property
     def size(self) -> int:
         return self.sizes[self.main] if self.main < len(self.sizes) else 0
 
 
+@dataclass(slots=True)
+class Streams:
+    """What is packed. ``start``: where the first packed stream begins, behind the signature's
+    header; ``packed``: their sizes; ``folders``; of the files in them, in order, ``sizes`` and
+    ``checksums`` (as many as there are files, where any is known).
+    """
+
+    start: int = 0
+    packed: list[int] = field(default_factory=list)
+    folders: list[PackedFolder] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    checksums: list[int | None] = field(default_factory=list)
+
+
 class SevenZip:
     """What the headers say. ``stop``: where the archive ends, None where that is not known.
 
     ``start_is_right``, ``header_is_right``: by their checksums; ``encrypted``: the names are.
-    ``complete``: all members were seen.
+    ``complete``: all members were seen. ``streams``: where they are packed;
+    ``numbers``: of each entry, which of the files in those it is, -1 for one that is empty.
     """
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.streams: Streams | None = None
+        self.numbers: list[int] = []
         self.complete = False
         self.crowded = False
         self.version = ""
@@ -194,6 +215,11 @@ class _Reader:
     def defined(self, count: int) -> list[bool]:
         return [True] * count if self.byte() else self.bits(count)
 
+    def checksums(self, count: int) -> list[int | None]:
+        """CRC-32s, None for those that are not there."""
+        defined = self.defined(count)
+        return [int.from_bytes(self.take(4), "little") if one else None for one in defined]
+
     def parts(self) -> Iterator[int]:
         """Identifiers up to the one that ends them."""
         for _ in range(_MAX_PARTS):
@@ -208,9 +234,10 @@ class _Reader:
             raise _Broken("its header is not in the order that it should have")
 
 
-def _streams(reader: _Reader) -> tuple[int, list[int], list[_Folder], list[int]]:
-    """Of packed streams: where they begin, their sizes, folders, and the sizes of files in them."""
-    start, packed, folders, files = 0, [], [], None
+def _streams(reader: _Reader) -> Streams:
+    start, packed, folders = 0, list[int](), list[PackedFolder]()
+    files: list[int] | None = None
+    checksums: list[int | None] | None = None
     kind = reader.byte()
     if kind == _PACK:
         start = reader.number()
@@ -235,20 +262,21 @@ def _streams(reader: _Reader) -> tuple[int, list[int], list[_Folder], list[int]]
         for part in reader.parts():
             if part != _CRC:
                 raise _Broken("its header has a part that is not known")
-            checked = reader.defined(count)
-            reader.take(4 * sum(checked))
-            for folder, one in zip(folders, checked, strict=True):
-                folder.checked = one
+            for folder, one in zip(folders, reader.checksums(count), strict=True):
+                folder.checksum = one
         kind = reader.byte()
     if kind == _SUBSTREAMS:
-        files = _substreams(reader, folders)
+        files, checksums = _substreams(reader, folders)
         kind = reader.byte()
     if kind != _END:
         raise _Broken("its header has a part that is not known")
-    return start, packed, folders, [f.size for f in folders] if files is None else files
+    if files is None or checksums is None:
+        files = [folder.size for folder in folders]
+        checksums = [folder.checksum for folder in folders]
+    return Streams(start, packed, folders, files, checksums)
 
 
-def _folder(reader: _Reader) -> _Folder:
+def _folder(reader: _Reader) -> PackedFolder:
     coders = []
     inputs = outputs = 0
     simple = True
@@ -272,10 +300,11 @@ def _folder(reader: _Reader) -> _Folder:
         for _ in range(packed):
             reader.number()
     main = next((index for index in range(outputs) if index not in bound), 0)
-    return _Folder(coders, simple and len(coders) == 1, outputs, main)
+    return PackedFolder(coders, simple and len(coders) == 1, outputs, main, packed)
 
 
-def _substreams(reader: _Reader, folders: list[_Folder]) -> list[int]:
+def _substreams(reader: _Reader, folders: list[PackedFolder]) -> tuple[list[int], list[int | None]]:
+    """Sizes and checksums of the files in ``folders``."""
     counts = [1] * len(folders)
     kind = reader.byte()
     if kind == _STREAM_COUNTS:
@@ -283,6 +312,8 @@ def _substreams(reader: _Reader, folders: list[_Folder]) -> list[int]:
         kind = reader.byte()
     if sum(counts) > _MAX_HEADER:
         raise _Broken("its header counts more than it has room for")
+    for folder, count in zip(folders, counts, strict=True):
+        folder.count = count
     sizes: list[int] = []
     if kind == _SIZES:
         for folder, count in zip(folders, counts, strict=True):
@@ -292,20 +323,23 @@ def _substreams(reader: _Reader, folders: list[_Folder]) -> list[int]:
         kind = reader.byte()
     else:
         sizes = [folder.size for folder, count in zip(folders, counts, strict=True) if count == 1]
+    known = [folder.count == 1 and folder.checksum is not None for folder in folders]
+    unknown = sum(0 if one else folder.count for folder, one in zip(folders, known, strict=True))
+    rest: Iterator[int | None] = iter(())
     if kind == _CRC:
-        unknown = sum(
-            0 if count == 1 and folder.checked else count
-            for folder, count in zip(folders, counts, strict=True)
-        )
-        reader.take(4 * sum(reader.defined(unknown)))
+        rest = iter(reader.checksums(unknown))
         kind = reader.byte()
     if kind != _END:
         raise _Broken("its header has a part that is not known")
-    return sizes
+    checksums: list[int | None] = []
+    for folder, one in zip(folders, known, strict=True):
+        checksums += [folder.checksum] if one else [next(rest, None) for _ in range(folder.count)]
+    return sizes, checksums
 
 
 def _unpacked(view: View, reader: _Reader, found: SevenZip) -> bytes | None:
-    start, packed, folders, _ = _streams(reader)
+    streams = _streams(reader)
+    start, packed, folders = streams.start, streams.packed, streams.folders
     if len(folders) != 1 or not packed:
         raise _Broken("its header is packed in a way that is not known")
     if any(method == _AES for method, _ in folders[0].coders):
@@ -350,7 +384,8 @@ def _read_header(reader: _Reader, found: SevenZip, limit: int) -> None:
         _streams(reader)
         kind = reader.byte()
     if kind == _MAIN:
-        _, _, folders, sizes = _streams(reader)
+        found.streams = _streams(reader)
+        folders, sizes = found.streams.folders, found.streams.sizes
         # Shown all the same: the names are no secret here.
         packed_by = {method for folder in folders for method, _ in folder.coders}
         found.encrypted = _AES in packed_by
@@ -381,12 +416,13 @@ def _read_files(reader: _Reader, found: SevenZip, sizes: list[int], limit: int) 
                 ]
     if len(names) < count:
         raise _Broken("its header has fewer names than files")
-    taken = iter(sizes)
+    taken = iter(enumerate(sizes))
     for index in range(min(count, limit)):
-        size = 0 if empty[index] else next(taken, 0)
+        number, size = (-1, 0) if empty[index] else next(taken, (-1, 0))
         attribute = attributes[index] if index < len(attributes) else 0
         directory = empty[index] and not files[index]
         found.entries.append(Entry(names[index], _kind(attribute, directory), size, size, offset=0))
+        found.numbers.append(number)
     found.crowded = count > limit
     found.complete = not found.crowded
 
@@ -395,14 +431,7 @@ def _kind(attribute: int, directory: bool) -> Kind:
     if attribute & _REPARSE_POINT:
         return "symlink"
     if attribute & _UNIX_EXTENSION:
-        kinds: dict[int, Kind] = {
-            stat.S_IFLNK: "symlink",
-            stat.S_IFCHR: "device",
-            stat.S_IFBLK: "device",
-            stat.S_IFIFO: "fifo",
-            stat.S_IFSOCK: "socket",
-        }
-        special = kinds.get(stat.S_IFMT(attribute >> 16))
+        special = special_kind(attribute >> 16)
         if special is not None:
             return special
     return "directory" if directory or attribute & _DIRECTORY else "file"

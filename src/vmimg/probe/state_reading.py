@@ -11,6 +11,7 @@ import zlib
 
 from vmimg.formats.raw.findings import View
 from vmimg.probe import state_structures as s
+from vmimg.probe.elf import ELF_HEADERS, ELF_MAGIC
 
 __all__ = [
     "active_hyperv_header",
@@ -134,14 +135,13 @@ def libvirt_header(view: View) -> s.LibvirtSaveHeader | s.LibvirtSaveHeaderBig |
     return big if big.version < little.version else little
 
 
-def elf_core(view: View) -> tuple[s.ElfHeader32 | s.ElfHeader64, int, int] | None:
+def elf_core(view: View) -> tuple[ctypes.Structure, int, int] | None:
     """The header of a little-endian ELF core, its bits, its number of segments; else None."""
     ident = view.read(0, 16)
-    if ident[:4] != s.ELF_MAGIC or ident[5:6] != b"\1":
+    if ident[:4] != ELF_MAGIC or ident[5:6] != b"\1":
         return None
-    header: s.ElfHeader32 | s.ElfHeader64 | None
-    is_64 = ident[4:5] == b"\2"
-    header = view.structure(s.ElfHeader64, 0) if is_64 else view.structure(s.ElfHeader32, 0)
+    bits = 64 if ident[4:5] == b"\2" else 32
+    header = view.structure(ELF_HEADERS[bits, "little"], 0)
     if header is None or header.e_type != s.ELF_CORE:
         return None
-    return header, 64 if is_64 else 32, int(header.e_phnum)
+    return header, bits, int(header.e_phnum)

@@ -2,9 +2,9 @@
 
 Sources: VMware's vmss2core and LibVMI's vmware_vmss.h (.vmss, .vmsn); VirtualBox's SSM.cpp (.sav);
 dissect.hypervisor's c_hyperv.py (.vmcx, .vmrs); OpenVMM's vmgs_format (.vmgs); libvirt's
-qemu_saveimage.h; QEMU's migration/savevm.c; Xen's xl.h and libxl_sr_stream_format.h; the ELF
-specification; Microsoft's wdbgexts.h and Volatility's crash dump types; LiME's lime.h. No logic, no
-numpy.
+qemu_saveimage.h; QEMU's migration/savevm.c; Xen's xl.h and libxl_sr_stream_format.h; Microsoft's
+wdbgexts.h and Volatility's crash dump types; LiME's lime.h. Headers of ELF are in `elf`. No logic,
+no numpy.
 """
 
 from __future__ import annotations
@@ -155,12 +155,43 @@ class HyperVObject(ctypes.LittleEndianStructure):
     )
 
 
+class HyperVKeyTable(ctypes.LittleEndianStructure):
+    """The beginning of a table of keys."""
+
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (
+        ("signature", ctypes.c_uint16),
+        ("index", ctypes.c_uint16),
+        ("sequence_number", ctypes.c_uint16),
+        ("checksum", ctypes.c_uint32),
+    )
+
+
+class HyperVKey(ctypes.LittleEndianStructure):
+    """A key; its name follows, and its value ``data_offset`` bytes behind this."""
+
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (
+        ("type", ctypes.c_uint16),
+        ("size", ctypes.c_uint32),
+        ("parent_table", ctypes.c_uint16),
+        ("parent_offset", ctypes.c_uint32),
+        ("checksum", ctypes.c_uint32),
+        ("insertion_sequence", ctypes.c_uint32),
+        ("data_offset", ctypes.c_uint8),
+    )
+
+
 HYPERV_HEADERS: Final = (0, 0x1000)
 HYPERV_OBJECT_TABLE: Final = 0x2000
 HYPERV_SIGNATURE: Final = 0x01282014
 HYPERV_LOG_SIGNATURE: Final = 0x01110003
 HYPERV_TABLE_SIGNATURE: Final = 0x01110001
+HYPERV_KEYS_SIGNATURE: Final = 2
 HYPERV_VERSION: Final = 0x400
+HYPERV_OBJECTS: Final = 1
 HYPERV_KEY_TABLE: Final = 2
 HYPERV_FILE: Final = 3
 MAX_HYPERV_OBJECTS: Final = 4096
@@ -265,89 +296,7 @@ XEN_LIBXL_MAGIC: Final = b"LibxlFmt"
 # Memory of machines
 
 
-class ElfHeader32(ctypes.LittleEndianStructure):
-    """The header of an ELF file of 32 bits."""
-
-    _pack_ = 1
-    _layout_ = "ms"
-    _fields_ = (
-        ("e_ident", ctypes.c_uint8 * 16),
-        ("e_type", ctypes.c_uint16),
-        ("e_machine", ctypes.c_uint16),
-        ("e_version", ctypes.c_uint32),
-        ("e_entry", ctypes.c_uint32),
-        ("e_phoff", ctypes.c_uint32),
-        ("e_shoff", ctypes.c_uint32),
-        ("e_flags", ctypes.c_uint32),
-        ("e_ehsize", ctypes.c_uint16),
-        ("e_phentsize", ctypes.c_uint16),
-        ("e_phnum", ctypes.c_uint16),
-        ("e_shentsize", ctypes.c_uint16),
-        ("e_shnum", ctypes.c_uint16),
-        ("e_shstrndx", ctypes.c_uint16),
-    )
-
-
-class ElfHeader64(ctypes.LittleEndianStructure):
-    """The header of an ELF file of 64 bits."""
-
-    _pack_ = 1
-    _layout_ = "ms"
-    _fields_ = (
-        ("e_ident", ctypes.c_uint8 * 16),
-        ("e_type", ctypes.c_uint16),
-        ("e_machine", ctypes.c_uint16),
-        ("e_version", ctypes.c_uint32),
-        ("e_entry", ctypes.c_uint64),
-        ("e_phoff", ctypes.c_uint64),
-        ("e_shoff", ctypes.c_uint64),
-        ("e_flags", ctypes.c_uint32),
-        ("e_ehsize", ctypes.c_uint16),
-        ("e_phentsize", ctypes.c_uint16),
-        ("e_phnum", ctypes.c_uint16),
-        ("e_shentsize", ctypes.c_uint16),
-        ("e_shnum", ctypes.c_uint16),
-        ("e_shstrndx", ctypes.c_uint16),
-    )
-
-
-class ElfSegment32(ctypes.LittleEndianStructure):
-    """A program header of 32 bits."""
-
-    _pack_ = 1
-    _layout_ = "ms"
-    _fields_ = (
-        ("p_type", ctypes.c_uint32),
-        ("p_offset", ctypes.c_uint32),
-        ("p_vaddr", ctypes.c_uint32),
-        ("p_paddr", ctypes.c_uint32),
-        ("p_filesz", ctypes.c_uint32),
-        ("p_memsz", ctypes.c_uint32),
-        ("p_flags", ctypes.c_uint32),
-        ("p_align", ctypes.c_uint32),
-    )
-
-
-class ElfSegment64(ctypes.LittleEndianStructure):
-    """A program header of 64 bits."""
-
-    _pack_ = 1
-    _layout_ = "ms"
-    _fields_ = (
-        ("p_type", ctypes.c_uint32),
-        ("p_flags", ctypes.c_uint32),
-        ("p_offset", ctypes.c_uint64),
-        ("p_vaddr", ctypes.c_uint64),
-        ("p_paddr", ctypes.c_uint64),
-        ("p_filesz", ctypes.c_uint64),
-        ("p_memsz", ctypes.c_uint64),
-        ("p_align", ctypes.c_uint64),
-    )
-
-
-ELF_MAGIC: Final = b"\x7fELF"
 ELF_CORE: Final = 4
-ELF_MACHINES: Final = {3: "i386", 21: "ppc64", 22: "s390", 40: "ARM", 62: "x86-64", 183: "AArch64"}
 # With more the number stands elsewhere (PN_XNUM).
 ELF_MANY: Final = 0xFFFF
 

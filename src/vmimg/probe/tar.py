@@ -19,21 +19,13 @@ from typing import Final
 
 from vmimg.formats.raw.findings import View
 from vmimg.formats.vetting import Finding, printable
-from vmimg.probe.entries import TELLING_BYTES, Entry, Kind, is_disk, is_telling, path_of
+from vmimg.probe.entries import TELLING_BYTES, Entry, Kind, is_telling
 from vmimg.storage.base import NotHeld
 
-__all__ = ["BLOCK", "TarHeader", "TarWalk", "disks_in", "header_of", "read_tar"]
+__all__ = ["BLOCK", "TarHeader", "TarWalk", "header_of", "read_tar"]
 
 BLOCK: Final = 512
 _ZEROS: Final = bytes(BLOCK)
-# Names and PAX records: Linux has paths of 4096 bytes.
-_MAX_EXTENSION: Final = 64 << 10
-# PAX headers and long names that are read besides the members.
-_MAX_EXTRA: Final = 8192
-# Blocks of the maps of sparse members, each with 21 pieces: a disk may well have 100 000.
-_MAX_MAPS: Final = 32768
-# What PAX headers and long names may take together.
-_MAX_EXTENSIONS: Final = 4 << 20
 _MAX_PROBLEMS: Final = 64
 
 _KINDS: Final[dict[bytes, Kind]] = {
@@ -97,7 +89,19 @@ class TarWalk:
     is at ``end`` (bytes). ``broken``: where something else than a header stands. ``cut``: the
     archive ends before its end, and ``missing`` bytes of a member with it. ``partial``: a part of
     the stream was not kept. ``crowded``: there are more members than ``limit``.
+
+    The limits are those of a look at a stranger's file; who opens one derives and has larger ones.
     """
+
+    # Names and PAX records, in bytes: Linux has paths of 4096.
+    max_extension = 64 << 10
+    # PAX headers and long names that are read besides the members, and what they take together.
+    max_extra = 8192
+    max_extensions = 4 << 20
+    # Records of one PAX header.
+    max_records = 1024
+    # Blocks of the maps of sparse members, each with 21 pieces: a disk may well have 100 000.
+    max_maps = 32768
 
     def __init__(self, limit: int, budget: int | None = None) -> None:
         self.entries: list[Entry] = []
@@ -114,6 +118,7 @@ class TarWalk:
         self._view: View | None = None
         self._limit = limit
         self._budget = budget
+        self._count = 0
         self._extra = 0
         self._maps = 0
         self._extension_bytes = 0
@@ -125,10 +130,10 @@ class TarWalk:
         while True:
             self.end = at
             if (
-                len(self.entries) >= self._limit
-                or self._extra > _MAX_EXTRA
-                or self._maps >= _MAX_MAPS
-                or self._extension_bytes > _MAX_EXTENSIONS
+                self._count >= self._limit
+                or self._extra > self.max_extra
+                or self._maps >= self.max_maps
+                or self._extension_bytes > self.max_extensions
             ):
                 self.crowded = True
                 return
@@ -157,7 +162,7 @@ class TarWalk:
             if flag in (b"x", b"g", b"X", b"L", b"K"):
                 self.extended = True
                 self._extra += 1
-                if size > _MAX_EXTENSION:
+                if size > self.max_extension:
                     self._note("malformed", f"a header for names has {size} bytes", at)
                 elif size and self._spend(size):
                     self._extension_bytes += size
@@ -165,6 +170,21 @@ class TarWalk:
                 at += BLOCK + _padded(size)
                 continue
             at = yield from self._member(at, header, flag, size, block)
+
+    def run(self, view: View) -> None:
+        """Go through the tar that ``view`` is on."""
+        self._view = view
+        steps = self.steps()
+        try:
+            offset, length = next(steps)
+            while True:
+                offset, length = steps.send(view.read(offset, length))
+        except StopIteration:
+            pass
+        except NotHeld:
+            self.partial = True
+        if self.cut and self.end > view.size:
+            self.missing = self.end - view.size
 
     def content(self, entry: Entry, limit: int) -> bytes | None:
         """The first ``limit`` bytes of a member; None where they are not to be had."""
@@ -175,6 +195,10 @@ class TarWalk:
         except NotHeld:
             return None
 
+    def keep(self, entry: Entry) -> None:
+        """Take a member that the walk came by."""
+        self.entries.append(entry)
+
     def _member(
         self, at: int, header: TarHeader, flag: bytes, size: int, block: bytes
     ) -> Generator[tuple[int, int], bytes, int]:
@@ -184,7 +208,7 @@ class TarWalk:
             sparse = GnuSparse.from_buffer_copy(block)
             real = _number(bytes(sparse.realsize)) or 0
             more = sparse.isextended
-            while more and self._maps < _MAX_MAPS and self._spend(BLOCK):
+            while more and self._maps < self.max_maps and self._spend(BLOCK):
                 self._maps += 1
                 piece = yield data, BLOCK
                 data += BLOCK
@@ -204,7 +228,8 @@ class TarWalk:
                     at,
                 )
             following = data
-        self.entries.append(entry)
+        self._count += 1
+        self.keep(entry)
         wanted = min(entry.size, TELLING_BYTES)
         if (
             self._budget is not None
@@ -241,34 +266,8 @@ class TarWalk:
 def read_tar(view: View, limit: int) -> TarWalk:
     """The members of the tar that ``view`` is on, at most ``limit``."""
     walk = TarWalk(limit)
-    walk._view = view
-    steps = walk.steps()
-    try:
-        offset, length = next(steps)
-        while True:
-            offset, length = steps.send(view.read(offset, length))
-    except StopIteration:
-        pass
-    except NotHeld:
-        walk.partial = True
-    if walk.cut and walk.end > view.size:
-        walk.missing = walk.end - view.size
+    walk.run(view)
     return walk
-
-
-def disks_in(view: View, limit: int = 16) -> list[tuple[str, int, int]]:
-    """(name, offset, size) of members that are called like disks and lie in the tar in one piece,
-    so that they can be read where they are.
-    """
-    found = []
-    for entry in read_tar(view, 4096).entries:
-        if entry.data is None or not is_disk(entry) or path_of(entry).startswith("rootfs/"):
-            continue
-        if entry.data + entry.size <= view.size:
-            found.append((entry.name, entry.data, entry.size))
-            if len(found) >= limit:
-                break
-    return found
 
 
 def header_of(block: bytes) -> TarHeader | None:
@@ -303,7 +302,7 @@ class _Overrides:
     def records(self, body: bytes, everyone: bool, walk: TarWalk, at: int) -> None:
         """Of a PAX header: length, space, key=value, end of line; one behind the other."""
         position = 0
-        for _ in range(1024):
+        for _ in range(walk.max_records):
             if position >= len(body) or body[position] == 0:
                 return
             space = body.find(b" ", position, position + 8)
@@ -323,7 +322,7 @@ class _Overrides:
             if everyone:
                 walk._note("copies-disagree", f"a PAX header has one {key} for all members", at)
             self.set(key, value, walk, at, everyone)
-        walk._note("malformed", "a PAX header has more than 1024 records", at)
+        walk._note("malformed", f"a PAX header has more than {walk.max_records} records", at)
 
     def entry(self, walk: TarWalk, at: int, header: TarHeader, flag: bytes, size: int) -> Entry:
         said = {**self._all, **self._next}

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from time import process_time
 from typing import Any, Final
 
 from vmimg.errors import (
@@ -26,14 +27,17 @@ from vmimg.formats.descriptor import Format
 from vmimg.formats.driver import ImageInfo
 from vmimg.formats.opening import open_file
 from vmimg.formats.raw.findings import View
-from vmimg.formats.registry import FORMATS, find
+from vmimg.formats.registry import FORMATS, by_extension, find
 from vmimg.formats.vetting import Finding, Severity, of_info
 from vmimg.probe.claims import Claim
 from vmimg.probe.detecting import Detection, detect, detect_storage
+from vmimg.probe.identity import vet_allowed, vet_identity, vet_likeness
 from vmimg.probe.policy import Policy
-from vmimg.probe.vetters import disks_inside, unpacked, vetters
+from vmimg.probe.vetters import unpacked, vetters
 from vmimg.probe.vetters.folders import vet_folder
+from vmimg.probe.vetters.inside import disks_inside
 from vmimg.storage.base import Storage
+from vmimg.storage.listing import listed
 from vmimg.storage.slice import SliceStorage
 from vmimg.units import format_size
 
@@ -43,6 +47,12 @@ __all__ = ["Report", "vet", "vet_storage"]
 _KIND_KEYS: Final = ("subformat", "create-type", "version")
 # Disks in a bundle that are vetted; what has more than that has no room for them in a machine.
 _MAX_DISKS: Final = 16
+# Bundles in bundles; a disk inside is begun in so much processor time, of the 2 s for everything.
+_MAX_DEPTH: Final = 3
+_MAX_ENTRIES: Final = 1000
+# Files and directories of a directory that are looked at, with all that is below it.
+_MAX_FILES: Final = 128
+_SECONDS_INSIDE: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +151,10 @@ def _report(
 class _Vetting:
     """One file on its way, with what is inside it."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, budget: _Budget | None = None, depth: int = 0) -> None:
         self._policy = policy
+        self._budget = budget or _Budget()
+        self._depth = depth
         self.virtual_size: int | None = None
 
     def file(
@@ -150,8 +162,9 @@ class _Vetting:
     ) -> Iterator[Finding]:
         """Everything about the file itself, then about what it holds."""
         best = detection.best
-        yield from _identity(detection, declared)
-        yield from _allowed(best, self._policy)
+        yield from vet_identity(detection, declared)
+        yield from vet_allowed(best, self._policy)
+        yield from vet_likeness(storage, best)
         if best.family in ("disk", "content") or best.name == "raw":
             yield from self._disk(storage, FORMATS.get(best.name) or FORMATS["raw"])
             return
@@ -163,13 +176,45 @@ class _Vetting:
 
     def folder(self, path: str, detection: Detection, declared: str | None) -> Iterator[Finding]:
         """Everything about a directory."""
-        yield from _identity(detection, declared)
-        yield from _allowed(detection.best, self._policy)
+        for finding in self._folder(path, detection, declared):
+            # What a file names beside itself came with it, and was vetted as well.
+            if finding.code == "external-extent":
+                yield replace(finding, severity=Severity.NOTE)
+            else:
+                yield finding
+
+    def _folder(self, path: str, detection: Detection, declared: str | None) -> Iterator[Finding]:
+        yield from vet_identity(detection, declared)
+        yield from vet_allowed(detection.best, self._policy)
         for claim in detection.claims:
             if claim.family == "disk":
                 with open_file(path, lock=False) as storage:
                     yield from self._disk(storage, find(claim.name))
         yield from vet_folder(path)
+        if not any(claim.family == "disk" for claim in detection.claims):
+            yield from self._files(path, 0)
+
+    def _files(self, path: str, depth: int) -> Iterator[Finding]:
+        """The files of a directory that are something, each by itself; no link is followed."""
+        for entry in listed(path, _MAX_ENTRIES):
+            inner = os.path.join(path, entry.name)
+            if entry.kind not in ("file", "folder") or entry.name == "rootfs":
+                continue
+            if depth >= _MAX_DEPTH or not self._budget.look():
+                yield Finding.of(
+                    "unfinished", f"'{entry.name}' was not looked at, nor what is behind it"
+                )
+                return
+            if entry.kind == "folder":
+                for finding in (*vet_folder(inner), *self._files(inner, depth + 1)):
+                    within = "/".join(filter(None, (entry.name, finding.within)))
+                    yield replace(finding, within=within)
+            else:
+                with open_file(inner, lock=False) as storage:
+                    # What says nothing and is not called a disk is nobody's to open: a log, a note.
+                    known = detect_storage(storage).best.name != "raw"
+                    if known or by_extension(entry.name) is not None:
+                        yield from self._nested(storage, entry.name)
 
     def _disk(self, storage: Storage, format: Format) -> Iterator[Finding]:
         """What its format says, what all formats have in common, and whether it opens."""
@@ -219,11 +264,24 @@ class _Vetting:
 
     def _inside(self, storage: Storage, view: View, best: Claim) -> Iterator[Finding]:
         """The disks of a bundle, and what a stream unpacks to."""
-        for name, start, size in disks_inside(view, best)[:_MAX_DISKS]:
-            member = SliceStorage(storage, start, size, f"{storage.name}:{name}")
-            yield from self._nested(member, name)
+        for name, disk in disks_inside(view, best):
+            if self._depth >= _MAX_DEPTH or not self._budget.spend():
+                yield Finding.of(
+                    "unfinished",
+                    f"the disk in its member '{name}' was not looked at, nor any behind it",
+                    evidence=name,
+                )
+                break
+            if disk is None:
+                yield Finding.of(
+                    "unfinished",
+                    f"the disk in its member '{name}' was not unpacked and not looked at",
+                    evidence=name,
+                )
+            else:
+                yield from self._nested(disk, name)
         if best.family == "compressed":
-            held, whole = unpacked(view, best)
+            held, whole = unpacked(view)
             if held is None:
                 return
             if whole:
@@ -236,70 +294,31 @@ class _Vetting:
                 )
                 inner = [claim for claim in best.inside if claim.name != "raw"]
                 for claim in inner[:1]:
-                    yield from _allowed(claim, self._policy)
+                    yield from vet_allowed(claim, self._policy)
 
     def _nested(self, storage: Storage, name: str) -> Iterator[Finding]:
-        for finding in _Vetting(self._policy).file(storage, detect_storage(storage)):
+        inner = _Vetting(self._policy, self._budget, self._depth + 1)
+        for finding in inner.file(storage, detect_storage(storage)):
             yield replace(finding, within="/".join(filter(None, (name, finding.within))))
 
 
-def _identity(detection: Detection, declared: str | None) -> Iterator[Finding]:
-    best = detection.best
-    if detection.polyglot:
-        names = detection.contradictions
-        marks = [
-            f"{claim.name} ({claim.evidence[0].meaning} at {claim.evidence[0].offset})"
-            for claim in detection.claims
-            if claim.name in names and claim.evidence
-        ]
-        yield Finding.of(
-            "several-formats",
-            f"it bears the marks of {' and of '.join(names)}",
-            evidence=", ".join(marks),
-        )
-    if declared is not None and not _is_declared(best, declared):
-        yield Finding.of(
-            "declared-wrong",
-            f"it was declared as {declared}, and is {best.name}: {best.title}",
-            evidence=best.evidence[0].meaning if best.evidence else "",
-            offset=best.evidence[0].offset if best.evidence else None,
-        )
-    if best.name == "raw":
-        yield Finding.of("unrecognised")
+class _Budget:
+    """What all that is inside of one file may take together."""
 
+    def __init__(self) -> None:
+        self._disks = _MAX_DISKS
+        self._looks = _MAX_FILES
+        self._until = process_time() + _SECONDS_INSIDE
 
-def _is_declared(best: Claim, declared: str) -> bool:
-    """Whether ``declared`` is a right word for ``best``."""
-    wanted = declared.lower()
-    names = {best.name, best.disk_format, best.container_format, *best.refines} - {"", "bare"}
-    if best.family == "content":
-        names.add("raw")
-    for format in FORMATS.values():
-        if format.name in names and format.name != "raw":
-            names |= set(format.aliases)
-    # The three of an Amazon machine: a kernel, its first file system, and the disk.
-    if best.family == "boot":
-        names |= {"aki"} if "initrd" not in best.name and best.name != "cpio" else {"ari"}
-    if best.family == "compressed":
-        names.add("ari")
-    if "raw" in names:
-        names.add("ami")
-    return wanted in names
+    def look(self) -> bool:
+        """Whether there is room for a look at one more file or directory."""
+        self._looks -= 1
+        return self._looks >= 0 and process_time() < self._until
 
-
-def _allowed(best: Claim, policy: Policy) -> Iterator[Finding]:
-    names = {best.name, best.disk_format, best.container_format, *best.refines} - {"", "bare"}
-    if best.family == "content":
-        names.add("raw")
-    if best.family == "boot":
-        names |= {"aki", "ari"}
-    if policy.formats and not names & set(policy.formats):
-        yield Finding.of(
-            "format-not-allowed",
-            f"it is {best.name} ({best.title}); policy {policy.name} takes "
-            f"{', '.join(policy.formats)}",
-            evidence=best.name,
-        )
+    def spend(self) -> bool:
+        """Whether there is room for one more disk."""
+        self._disks -= 1
+        return self._disks >= 0 and process_time() < self._until
 
 
 def _kind(info: ImageInfo) -> str | None:

@@ -13,7 +13,6 @@ Imports entries; no numpy.
 from __future__ import annotations
 
 import ctypes
-import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Final
 
 from vmimg.formats.raw.findings import View
 from vmimg.formats.vetting import Finding, printable
-from vmimg.probe.entries import Entry, Kind
+from vmimg.probe.entries import Entry, Kind, special_kind
 from vmimg.storage.base import NotHeld
 
 __all__ = [
@@ -215,9 +214,9 @@ class ZipDirectory:
             return None
 
 
-def read_zip(view: View, limit: int) -> ZipDirectory:
-    """The members of the zip that ``view`` is on, at most ``limit``. Raises nothing: a stream's
-    directory may not be held.
+def read_zip(view: View, limit: int, most: int = MAX_DIRECTORY) -> ZipDirectory:
+    """The members of the zip that ``view`` is on, at most ``limit``, from ``most`` bytes of its
+    directory. Raises nothing: a stream's directory may not be held.
     """
     found = ZipDirectory(view)
     try:
@@ -226,7 +225,7 @@ def read_zip(view: View, limit: int) -> ZipDirectory:
         if not ends:
             return found
         found.end = ends[0]
-        _read_directory(view, found, ends[0], limit)
+        _read_directory(view, found, ends[0], limit, most)
     except NotHeld:
         pass
     return found
@@ -298,8 +297,8 @@ def _end64(view: View, offset: int) -> tuple[EndRecord64, int] | None:
     return None
 
 
-def _read_directory(view: View, found: ZipDirectory, end: End, limit: int) -> None:
-    data = view.read(end.start, min(end.size, MAX_DIRECTORY))
+def _read_directory(view: View, found: ZipDirectory, end: End, limit: int, most: int) -> None:
+    data = view.read(end.start, min(end.size, most))
     prefix = end.start - end.stated
     position = 0
     fixed = ctypes.sizeof(CentralHeader)
@@ -395,11 +394,4 @@ def _extra(extra: bytes, wanted: int) -> bytes:
 
 
 def _kind(mode: int, name: str) -> Kind:
-    kinds: dict[int, Kind] = {
-        stat.S_IFLNK: "symlink",
-        stat.S_IFCHR: "device",
-        stat.S_IFBLK: "device",
-        stat.S_IFIFO: "fifo",
-        stat.S_IFSOCK: "socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "directory" if name.endswith("/") else "file")
+    return special_kind(mode) or ("directory" if name.endswith("/") else "file")

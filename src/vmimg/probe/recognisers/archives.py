@@ -22,7 +22,7 @@ from vmimg.probe.tar import BLOCK, TarWalk, header_of, read_tar
 from vmimg.probe.zip import END, LOCAL, LocalHeader, ZipDirectory, read_zip
 from vmimg.storage.base import NotHeld
 
-__all__ = ["RECOGNISERS", "WATCHERS"]
+__all__ = ["AR_MAGIC", "RECOGNISERS", "WATCHERS", "ArHeader", "ar_size"]
 
 _MAX_MEMBERS: Final = 4096
 # Headers of a stream that are kept, and the bytes of them and of what tells of bundles.
@@ -148,15 +148,21 @@ class ArHeader(ctypes.BigEndianStructure):
     )
 
 
-_AR_MAGIC: Final = b"!<arch>\n"
+AR_MAGIC: Final = b"!<arch>\n"
+
+
+def ar_size(header: ArHeader) -> int | None:
+    """Bytes of a member; None where this is not the header of one."""
+    digits = header.ar_size.strip()
+    return int(digits) if header.ar_fmag == b"`\n" and digits.isdigit() else None
 
 
 def recognise_ar(view: View) -> Iterator[Claim]:
     """An ar archive, such as a Debian package."""
-    if view.read(0, len(_AR_MAGIC)) != _AR_MAGIC:
+    if view.read(0, len(AR_MAGIC)) != AR_MAGIC:
         return
-    header = view.structure(ArHeader, len(_AR_MAGIC))
-    right = header is not None and header.ar_fmag == b"`\n" and header.ar_size.strip().isdigit()
+    header = view.structure(ArHeader, len(AR_MAGIC))
+    right = header is not None and ar_size(header) is not None
     evidence = (Evidence(0, "the magic '!<arch>'"),)
     yield Claim("ar", "archive", "ar archive", 100 if right else 60, evidence)
     if right and header is not None and header.ar_name.rstrip(b" /") == b"debian-binary":
@@ -165,7 +171,7 @@ def recognise_ar(view: View) -> Iterator[Claim]:
             "archive",
             "Debian package",
             100,
-            (*evidence, Evidence(len(_AR_MAGIC), "member 'debian-binary'")),
+            (*evidence, Evidence(len(AR_MAGIC), "member 'debian-binary'")),
             refines=("ar",),
         )
 

@@ -16,6 +16,7 @@ from vmimg.formats.raw.findings import View, as_text
 from vmimg.formats.vetting import printable
 from vmimg.probe import kernels
 from vmimg.probe.claims import Claim, Evidence
+from vmimg.probe.elf import ELF_MAGIC
 from vmimg.probe.executables import Elf, Pe, read_elf, read_pe
 from vmimg.probe.streams import stream_kind
 from vmimg.storage.base import NotHeld
@@ -260,7 +261,7 @@ def recognise_multiboot(view: View) -> Iterator[Claim]:
     if found is None:
         return
     version, at = found
-    inside_elf = view.read(0, 4) == b"\x7fELF"
+    inside_elf = view.read(0, 4) == ELF_MAGIC
     yield Claim(
         "multiboot",
         "boot",

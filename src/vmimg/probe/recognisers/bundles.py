@@ -4,7 +4,8 @@ Each kind is told by members that it must have, and by their content where that 
 that have strong marks are all claimed, for an archive that is two of them is made to deceive; of
 the rest the first that fits. Sources: DMTF DSP0243 (OVF, OVA); XenServer's and XCP-ng's XVA;
 Vagrant's "Box File Format"; LXD's and Incus's "Image format"; Docker's image specification 1.2; OCI
-image layout 1.1; Google's "Manually import boot disks"; Ubuntu's UEC images.
+image layout 1.1; KubeVirt's containerDisks; Google's "Manually import boot disks"; Ubuntu's UEC
+images.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 from vmimg.formats.vetting import printable
 from vmimg.probe.claims import Claim, Evidence
 from vmimg.probe.entries import TELLING_BYTES, Archive, Entry, base_of, disk_kind, is_disk, path_of
+from vmimg.probe.layers import disks_in_layers
 from vmimg.probe.xml import root_of
 
 __all__ = ["Members", "bundles_in"]
@@ -221,8 +223,9 @@ def _is_named(entries: list[Entry], start: str) -> bool:
     return any(base_of(entry).startswith(start) for entry in entries)
 
 
-_ARCHITECTURE: Final = re.compile(rb'^\s*"?architecture"?\s*:\s*"?([\w.-]+)', re.MULTILINE)
-_PROPERTY: Final = re.compile(rb'^\s+"?(os|release|variant)"?\s*:\s*"?([\w. -]+)', re.MULTILINE)
+# Not \s, which takes the ends of lines too: a text of empty ones would take minutes.
+_ARCHITECTURE: Final = re.compile(rb'^[ \t]*"?architecture"?\s*:\s*"?([\w.-]+)', re.MULTILINE)
+_PROPERTY: Final = re.compile(rb'^[ \t]+"?(os|release|variant)"?\s*:\s*"?([\w. -]+)', re.MULTILINE)
 
 
 def _lxd(members: Members) -> _Found | None:
@@ -302,6 +305,32 @@ def _oci(members: Members) -> _Found | None:
                   details)  # fmt: skip
 
 
+def _containerdisk(members: Members) -> _Found | None:
+    # As sure as what it is in, so that the two come and go together.
+    docker = _docker(members)
+    outer = docker or _oci(members)
+    if outer is None:
+        return None
+    found = next(disks_in_layers(members.archive), None)
+    if found is None:
+        return None
+    details = {
+        "disk": printable(found.disk.name),
+        "kind": found.kind,
+        "disk-size": found.disk.real_size or found.disk.size,
+        "layer": found.packed or "plain",
+    }
+    return _Found(
+        "containerdisk",
+        f"containerDisk of KubeVirt ({found.kind})",
+        outer.confidence,
+        (found.layer, *outer.marks[:1]),
+        details,
+        "docker" if docker else "",
+        ("docker", "oci"),
+    )
+
+
 def _gce(members: Members) -> _Found | None:
     files = [(path, entry) for path, entry in members.outer if entry.kind != "directory"]
     if len(files) != 1 or files[0][0] != "disk.raw" or files[0][1].kind != "file":
@@ -314,7 +343,7 @@ def _gce(members: Members) -> _Found | None:
 
 def _uec(members: Members) -> _Found | None:
     kernels = [e for p, e in members.outer if "vmlinuz" in base_of(e) and p.count("/") <= 1]
-    disks = members.ending(".img")
+    disks = [e for e in members.ending(".img") if "initrd" not in base_of(e)]
     if not kernels or not disks or len(members.outer) > 32:
         return None
     initrds = [e for _, e in members.outer if "initrd" in base_of(e)]
@@ -365,6 +394,35 @@ def _hyperv(members: Members) -> _Found | None:
     return _Found("hyperv", "Hyper-V export", 80, tuple(machines[:1]), details)
 
 
+_BOOTED: Final = re.compile(
+    r"(?:.*[-_.])?(?:vmlinu[xz]|(initrd|initramfs))(?:[-_.0-9].*)?|linux", re.ASCII
+)
+_NOT_BOOTED: Final = (
+    ".txt", ".sig", ".asc", ".cfg", ".conf", ".c32", ".deb", ".rpm", ".apk", ".xml", ".md", ".rst",
+    ".c", ".h", ".s", ".sh", ".py", ".mk", ".in", ".lds",
+)  # fmt: skip
+_SYSTEM: Final = ("etc", "usr", "bin", "lib", "var")
+
+
+def _netboot(members: Members) -> _Found | None:
+    """A kernel and its initrd, and no disk: one of the two, where only the beginning is seen."""
+    found: dict[bool, Entry] = {}
+    for path, entry in members.outer:
+        match = _BOOTED.fullmatch(base_of(entry).lower())
+        if path.partition("/")[0] in _SYSTEM:
+            return None
+        usable = entry.kind == "file" and not path.lower().endswith(_NOT_BOOTED)
+        if match and usable and path.count("/") <= 3:
+            found.setdefault(bool(match[1]), entry)
+    disks = [e for e in members.disks() if not _BOOTED.fullmatch(base_of(e).lower())]
+    if disks or len(found) < (2 if members.archive.complete else 1):
+        return None
+    names = {("initrd" if is_initrd else "kernel"): e.name for is_initrd, e in found.items()}
+    details = {key: printable(name) for key, name in names.items()}
+    return _Found("netboot", "kernel and initrd to boot from a network", 60,
+                  tuple(found.values()), details)  # fmt: skip
+
+
 def _rootfs(members: Members) -> _Found | None:
     roots = [entry for path, entry in members.outer if path in ("etc", "usr")]
     if len(roots) != 2 or not any(path in ("bin", "sbin", "lib") for path, _ in members.outer):
@@ -386,8 +444,12 @@ def _one_disk(members: Members) -> _Found | None:
 
 
 _Look = Callable[[Members], _Found | None]
-_STRONG: Final[tuple[_Look, ...]] = (_ova, _xva, _vagrant, _lxd, _docker, _oci, _gce, _pvm)
-_WEAK: Final[tuple[_Look, ...]] = (_uec, _vmware, _virtualbox, _hyperv, _rootfs, _one_disk)
+_STRONG: Final[tuple[_Look, ...]] = (
+    *(_ova, _xva, _vagrant, _lxd, _containerdisk, _docker, _oci, _gce, _pvm),
+)
+_WEAK: Final[tuple[_Look, ...]] = (
+    *(_uec, _vmware, _virtualbox, _hyperv, _netboot, _rootfs, _one_disk),
+)
 
 
 def _names(entries: list[Entry]) -> list[str]:

@@ -16,6 +16,7 @@ from vmimg.formats.raw.findings import View
 from vmimg.formats.vetting import printable
 from vmimg.probe import state_structures as s
 from vmimg.probe.claims import Claim, Evidence
+from vmimg.probe.elf import ELF_MACHINES, ELF_MAGIC
 from vmimg.probe.state_reading import (
     active_hyperv_header,
     elf_core,
@@ -156,7 +157,7 @@ def recognise_qemu(view: View) -> Iterator[Claim]:
 def recognise_memory(view: View) -> Iterator[Claim]:
     """The memory of a machine: core dumps, crash dumps, hibernation files, LiME."""
     start = view.read(0, 32)
-    if start[:4] == s.ELF_MAGIC:
+    if start[:4] == ELF_MAGIC:
         yield from _core(view)
     elif start[:8] in s.DUMP_MAGICS:
         yield from _windows_dump(view, start)
@@ -183,7 +184,7 @@ def _core(view: View) -> Iterator[Claim]:
     if core is None:
         return
     header, bits, count = core
-    machine = s.ELF_MACHINES.get(header.e_machine, str(header.e_machine))
+    machine = ELF_MACHINES.get(header.e_machine, str(header.e_machine))
     evidence = [Evidence(0, "the magic of ELF"), Evidence(16, "the type of a core dump")]
     note = view.read(header.e_phoff, 4096) if header.e_phoff < view.size else b""
     details = {"bits": bits, "machine": machine, "segments": count}

@@ -14,10 +14,9 @@ from typing import Final
 
 from vmimg.formats.raw.findings import View
 from vmimg.formats.vetting import Finding
-from vmimg.probe.claims import Claim
 from vmimg.storage.base import Storage
 
-__all__ = ["Vetter", "disks_inside", "unpacked", "vetters"]
+__all__ = ["Vetter", "unpacked", "vetters"]
 
 Vetter = Callable[[View], Iterator[Finding]]
 
@@ -44,18 +43,7 @@ def vetters(name: str) -> tuple[Vetter, ...]:
     return tuple(table[name] for table in _tables() if name in table)
 
 
-def disks_inside(view: View, claim: Claim) -> list[tuple[str, int, int]]:
-    """(name, offset, size) of the disks that a bundle holds as they are; none of those that cannot
-    be read in their place.
-    """
-    if "tar" not in (claim.name, *claim.refines):
-        return []
-    from vmimg.probe.tar import disks_in
-
-    return disks_in(view)
-
-
-def unpacked(view: View, claim: Claim) -> tuple[Storage | None, bool]:
+def unpacked(view: View) -> tuple[Storage | None, bool]:
     """What a stream unpacks to, as far as vetting may hold it, and whether that is all of it."""
     from vmimg.probe.streams import Unpacking, stream_kind
     from vmimg.storage.memory import MemoryStorage

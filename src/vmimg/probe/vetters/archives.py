@@ -1,5 +1,5 @@
-"""Vets tar, zip and 7z: what two programs would read differently in one archive, sizes that lie,
-what hides where no member is. What members may do is in `members`, bundles are in `bundles`.
+"""Vets tar, zip, 7z and ar: what two programs would read differently in one archive, sizes that
+lie, what hides where no member is. What members may do is in `members`, bundles are in `bundles`.
 
 Sources: as of the readers; the reports on PAX headers that make readers lose step (CVE-2025-62518)
 and on overlapping zip members (Fifield, "A better zip bomb", 2019). Imports the archive readers.
@@ -8,11 +8,13 @@ and on overlapping zip members (Fifield, "A better zip bomb", 2019). Imports the
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from vmimg.formats.raw.findings import View
 from vmimg.formats.vetting import Finding, Severity, printable
+from vmimg.probe.recognisers.archives import AR_MAGIC, ArHeader, ar_size
 from vmimg.probe.recognisers.bundles import bundles_in
 from vmimg.probe.sevenzip import read_7z
 from vmimg.probe.tar import read_tar
@@ -35,6 +37,7 @@ _MAX_BEHIND: Final = 1 << 20
 # A zip member with a flag for it has its sizes behind its data: at most so many bytes.
 _DESCRIPTOR: Final = 24
 _MAX_LINKS: Final = 1024
+_LEAVES: Final = re.compile(r"(^|[\\/])\.\.([\\/]|$)")
 _HAS_DESCRIPTOR: Final = 0x08
 _EXPANDS: Final = 1000
 # What unpacks to less than this is no bomb, whatever the ratio.
@@ -144,6 +147,35 @@ def vet_7z(view: View) -> Iterator[Finding]:
     if not (found.complete or found.crowded or found.problem or found.encrypted):
         yield Finding.of("unfinished", "its list of members could not be unpacked")
     yield from _expanding(sum(entry.size for entry in found.entries), view.size)
+
+
+def vet_ar(view: View) -> Iterator[Finding]:
+    """An ar archive: whether member follows member up to the end."""
+    at = len(AR_MAGIC)
+    for _ in range(MAX_MEMBERS):
+        if at >= view.size:
+            return
+        header = view.structure(ArHeader, at)
+        size = ar_size(header) if header is not None else None
+        if header is None or size is None:
+            message = f"what stands at {at} is no header of a member"
+            yield Finding.of("malformed", message, offset=at)
+            return
+        name = header.ar_name.rstrip(b" ").decode("utf-8", "replace")
+        # "/" and what begins with it are its tables; at the end of a name it is System V's.
+        if _LEAVES.search(name) or (name.startswith("/") and not _AR_TABLE.fullmatch(name)):
+            message = f"the member '{printable(name)}' leads out of where it is unpacked"
+            yield Finding.of("member-escapes", message, offset=at, evidence=name)
+        end = at + ctypes.sizeof(header) + size
+        if end > view.size:
+            message = f"the member '{printable(name)}' says that it has {size} bytes"
+            yield Finding.of("truncated", message, offset=at)
+            return
+        at = end + end % 2
+    yield Finding.of("too-many-members", f"it has more than the {MAX_MEMBERS} that were looked at")
+
+
+_AR_TABLE: Final = re.compile(r"/(\d+|/|SYM64/)?")
 
 
 def _read_links(found: ZipDirectory) -> Iterator[Finding]:
@@ -285,4 +317,5 @@ VETTERS: Final[dict[str, Callable[[View], Iterator[Finding]]]] = {
     "tar": vet_tar,
     "zip": vet_zip,
     "7z": vet_7z,
+    "ar": vet_ar,
 }

@@ -23,6 +23,7 @@ from vmimg.probe.recognisers.bundles import Members
 from vmimg.probe.tar import BLOCK, header_of, read_tar
 from vmimg.probe.vetters.members import Tally
 from vmimg.probe.xml import MAX_BYTES, Element, scan, vet_xml
+from vmimg.probe.yaml import yaml_problem
 from vmimg.probe.zip import read_zip
 
 __all__ = ["VETTERS", "vet_envelope"]
@@ -100,17 +101,23 @@ def vet_vagrant(view: View) -> Iterator[Finding]:
 
 
 def vet_lxd(view: View) -> Iterator[Finding]:
-    """The templates that an image has put into its container."""
+    """The metadata of an image, and the templates that it has put into its container."""
     members = _members(view)
     entry = members.get("metadata.yaml") if members is not None else None
     data = _content(members.archive, entry, _MAX_JSON) if members and entry else None
+    problem = yaml_problem(data) if data is not None else ""
+    if problem and entry is not None:
+        yield Finding.of("malformed", f"{_where(entry)}{printable(problem)}", offset=entry.data)
     for match in list(_TEMPLATE.finditer(data or b""))[:64]:
         name = match.group(1).decode("utf-8", "replace").strip()
         if entry is not None and is_outside(name):
             yield _outside(name, entry, "a template")
 
 
-_TEMPLATE: Final = re.compile(rb'^\s+"?template"?\s*:\s*["\']?([^"\'\r\n#]{1,4096})', re.MULTILINE)
+# Not \s, which takes the ends of lines too: a text of empty ones would take hours.
+_TEMPLATE: Final = re.compile(
+    rb'^[ \t]+"?template"?\s*:\s*["\']?([^"\'\r\n#]{1,4096})', re.MULTILINE
+)
 
 
 def vet_docker(view: View) -> Iterator[Finding]:

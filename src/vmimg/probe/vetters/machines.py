@@ -16,14 +16,14 @@ from typing import Final
 from urllib.parse import unquote
 
 from vmimg.formats.raw.findings import View
+from vmimg.formats.telling import bounded
 from vmimg.formats.vetting import Finding, Severity, is_outside
 from vmimg.probe.vetters.naming import named
 from vmimg.probe.xml import MAX_BYTES, Element, scan
 
 __all__ = ["VETTERS", "vet_domain"]
 
-# A description that names a thousand files is said to do so by the first of them.
-_MAX_FINDINGS: Final = 64
+_MAX_PARTS: Final = 64
 _W, _E, _N = Severity.WARNING, Severity.ERROR, Severity.NOTE
 
 _Judge = Callable[[Element], Iterator[Finding]]
@@ -41,9 +41,7 @@ def _vet_data(data: bytes, judges: Mapping[str, _Judge], where: str = "") -> Ite
     if found.code:
         yield Finding.of(found.code, where + found.problem)
     findings = (each for element in found.elements for each in judges[element.name](element))
-    yield from islice(findings, _MAX_FINDINGS)
-    if next(findings, None) is not None:
-        yield Finding.of("unfinished", f"there is more than {_MAX_FINDINGS} findings on it")
+    yield from bounded(findings)
 
 
 # libvirt
@@ -318,7 +316,7 @@ def vet_ec2(view: View) -> Iterator[Finding]:
         yield Finding.of(found.code, found.problem)
     names = [e.text.strip() for e in found.elements if e.name == "filename"]
     counts = [e.attributes.get("count", "") for e in found.elements if e.name == "parts"]
-    for name in islice(names, _MAX_FINDINGS):
+    for name in islice(names, _MAX_PARTS):
         if "/" in name:
             yield from named(name, "a part")
     if len(set(names)) < len(names):

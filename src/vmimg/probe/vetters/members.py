@@ -18,7 +18,7 @@ from typing import Final
 from vmimg.formats.vetting import Finding, Severity, printable
 from vmimg.probe.entries import Archive, Entry, base_of, is_archive, path_of
 
-__all__ = ["Tally", "vet_members"]
+__all__ = ["MemberErrors", "Tally", "vet_members"]
 
 # Of one code, how many are told one by one.
 _TOLD: Final = 4
@@ -26,9 +26,13 @@ _MAX_NAME: Final = 4096
 _MAX_PARTS: Final = 256
 # Parts of paths that are followed through links, in all.
 _MAX_STEPS: Final = 200_000
+# Links that are remembered of an archive of any size.
+_MAX_LINKS: Final = 65536
 # Members whose first bytes are looked at.
 _MAX_HEADS: Final = 256
 _HEAD: Final = 512
+_LONG: Final = "has a longer name than any system takes"
+_TWICE: Final = "is in it twice"
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _LEAVES: Final = re.compile(r"(^|[\\/])\.\.([\\/]|$)")
 
@@ -64,13 +68,29 @@ def vet_members(archive: Archive, *, tree: str | None = None) -> Iterator[Findin
     yield from tally.rest()
 
 
+class MemberErrors:
+    """The same for who goes through an archive of any size, one member after the other, and wants
+    to know of errors only. Keeps nothing but links: who asks knows all names already.
+    """
+
+    def __init__(self, *, tree: str | None = None) -> None:
+        self._members = _Members(None, tree)
+
+    def of(self, entry: Entry, *, twice: bool) -> Finding | None:
+        """What is wrong with the next one; ``twice``: there was one of its name before."""
+        for finding in self._members.one(entry, twice):
+            if finding.severity == Severity.ERROR:
+                return finding
+        return None
+
+
 def _bounded(members: _Members, tally: Tally) -> Iterator[Finding]:
     for finding in members.findings():
         yield from tally.tell(finding)
 
 
 class _Members:
-    def __init__(self, archive: Archive, tree: str | None) -> None:
+    def __init__(self, archive: Archive | None, tree: str | None) -> None:
         self._archive = archive
         self._tree = tree
         self._steps = _MAX_STEPS
@@ -81,16 +101,17 @@ class _Members:
 
     def findings(self) -> Iterator[Finding]:
         """One after the other, however many there are."""
-        paths = [path_of(entry) for entry in self._archive.entries]
+        entries = self._archive.entries if self._archive is not None else []
+        paths = [path_of(entry) for entry in entries]
         self._links = {
             self._key(path)
-            for path, entry in zip(paths, self._archive.entries, strict=True)
+            for path, entry in zip(paths, entries, strict=True)
             if entry.kind == "symlink"
         }
-        for path, entry in zip(paths, self._archive.entries, strict=True):
+        for path, entry in zip(paths, entries, strict=True):
             inside = self._in_tree(path)
-            if len(entry.name) > _MAX_NAME or path.count("/") >= _MAX_PARTS:
-                yield _of("malformed", entry, "has a longer name than any system takes")
+            if _is_long(entry, path):
+                yield _of("malformed", entry, _LONG)
                 continue
             yield from self._name(entry, path, inside)
             yield from self._kind(entry, path, inside)
@@ -99,6 +120,20 @@ class _Members:
                 yield from self._content(entry)
         if self._steps < 0:
             yield Finding.of("unfinished", "its links were not all followed")
+
+    def one(self, entry: Entry, twice: bool) -> Iterator[Finding]:
+        """Of one that comes behind those before it."""
+        path = path_of(entry)
+        inside = self._in_tree(path)
+        if _is_long(entry, path):
+            yield _of("malformed", entry, _LONG)
+            return
+        yield from self._name(entry, path, inside)
+        yield from self._kind(entry, path, inside)
+        if twice and path and entry.kind != "directory":
+            yield _of("member-duplicate", entry, _TWICE)
+        if entry.kind == "symlink" and len(self._links) < _MAX_LINKS:
+            self._links.add(self._key(path))
 
     def _key(self, path: str) -> str:
         return path if self._in_tree(path) else path.casefold()
@@ -179,7 +214,7 @@ class _Members:
         known = self._exact.setdefault(path, entry)
         if known is not entry:
             if not entry.kind == known.kind == "directory":
-                yield _of("member-duplicate", entry, "is in it twice")
+                yield _of("member-duplicate", entry, _TWICE)
             return
         if not inside:
             folded = path.casefold()
@@ -190,11 +225,15 @@ class _Members:
 
     def _content(self, entry: Entry) -> Iterator[Finding]:
         head = None
-        if entry.size >= 64 and self._heads:
+        if entry.size >= 64 and self._heads and self._archive is not None:
             self._heads -= 1
             head = self._archive.content(entry, _HEAD)
         if is_archive(entry, head):
             yield _of("nested-archive", entry, "is an archive or compressed")
+
+
+def _is_long(entry: Entry, path: str) -> bool:
+    return len(entry.name) > _MAX_NAME or path.count("/") >= _MAX_PARTS
 
 
 def _leaves(name: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Final
 from vmimg.formats.raw.findings import View
 from vmimg.formats.vetting import Finding, Severity, printable
 from vmimg.probe import state_structures as s
+from vmimg.probe.elf import ELF_SEGMENTS
 from vmimg.probe.state_reading import (
     active_hyperv_header,
     elf_core,
@@ -269,7 +270,7 @@ def vet_core(view: View) -> Iterator[Finding]:
         return
     header, bits, count = core
     yield _memory("the memory of a machine or of a program")
-    kind = s.ElfSegment64 if bits == 64 else s.ElfSegment32
+    kind = ELF_SEGMENTS[bits, "little"]
     step = ctypes.sizeof(kind)
     if count == s.ELF_MANY:
         yield Finding.of("unfinished", "it has 65535 segments or more", severity=_N)

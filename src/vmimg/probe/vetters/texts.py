@@ -10,17 +10,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Final
 
 from vmimg.formats.raw.findings import View
+from vmimg.formats.telling import bounded
 from vmimg.formats.vetting import Finding, Severity
 from vmimg.probe.settings import MAX_TEXT, as_words, colon_settings, quoted_settings
 from vmimg.probe.vetters.naming import is_device, named
 
 __all__ = ["VETTERS"]
 
-_MAX_FINDINGS: Final = 64
 _W, _E, _N = Severity.WARNING, Severity.ERROR, Severity.NOTE
 
 
@@ -32,12 +31,6 @@ def _text(view: View) -> tuple[str, list[Finding]]:
     if text is None:
         return "", [Finding.of("malformed", "there are bytes in it that no text has")]
     return text, []
-
-
-def _bounded(findings: Iterator[Finding]) -> Iterator[Finding]:
-    yield from islice(findings, _MAX_FINDINGS)
-    if next(findings, None) is not None:
-        yield Finding.of("unfinished", f"there are more than {_MAX_FINDINGS} findings on it")
 
 
 # VMware
@@ -82,7 +75,7 @@ def vet_vmx(view: View) -> Iterator[Finding]:
         yield Finding.of("odd-field", f"settings are there twice: {', '.join(twice[:4])}")
     if "encryption.data" in known:
         yield Finding.of("encrypted")
-    yield from _bounded(_vmx_settings(known))
+    yield from bounded(_vmx_settings(known))
 
 
 def _vmx_settings(known: dict[str, str]) -> Iterator[Finding]:
@@ -154,7 +147,7 @@ def vet_vmsd(view: View) -> Iterator[Finding]:
     if count not in ("", "0"):
         yield Finding.of("snapshots", f"the machine has {count} snapshots")
     files = ((k, v) for k, v in pairs if k.lower().endswith(".filename") and v)
-    yield from _bounded(f for key, value in files for f in named(value, f"the file of {key}"))
+    yield from bounded(f for key, value in files for f in named(value, f"the file of {key}"))
 
 
 # Others
@@ -165,7 +158,7 @@ def vet_proxmox(view: View) -> Iterator[Finding]:
     text, problems = _text(view)
     yield from problems
     pairs, _ = colon_settings(text)
-    yield from _bounded(each for key, value in pairs for each in _proxmox(key, value))
+    yield from bounded(each for key, value in pairs for each in _proxmox(key, value))
 
 
 def _proxmox(key: str, value: str) -> Iterator[Finding]:
@@ -194,7 +187,7 @@ def vet_xl(view: View) -> Iterator[Finding]:
     """The settings of a Xen machine."""
     text, problems = _text(view)
     yield from problems
-    yield from _bounded(_xl(text))
+    yield from bounded(_xl(text))
 
 
 def _xl(text: str) -> Iterator[Finding]:
@@ -241,7 +234,7 @@ def vet_manifest(view: View) -> Iterator[Finding]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         yield Finding.of("manifest-lies", f"it names '{twice[0]}' twice", evidence=twice[0])
-    yield from _bounded(f for name in names for f in named(name, "a file of the package"))
+    yield from bounded(f for name in names for f in named(name, "a file of the package"))
 
 
 VETTERS: Final[dict[str, Callable[[View], Iterator[Finding]]]] = {
