@@ -9,7 +9,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-# A harness of fuzz/harnesses.py; none: all of them, one after the other. For all together.
+# A harness of fuzz/harnesses.py; none: all of them, as many at a time as there are processors. The
+# minutes are for all together.
 FORMAT ?=
 MINUTES ?= 5
 
@@ -22,8 +23,8 @@ STAMPS := $(VENV)/stamps
 PEERS := qemu-utils qemu-block-extra qemu-system-x86 e2fsprogs dosfstools gdisk parted p7zip-full|7zip \
          xorriso genisoimage udftools dmg2img cloop-utils ploop mtools \
          util-linux cryptsetup-bin xfsprogs btrfs-progs ntfs-3g exfatprogs f2fs-tools squashfs-tools \
-         coreutils xz-utils zstd bzip2 gzip lz4 lzop lzip tar libarchive-tools virtinst \
-         cpio wimtools ovmf u-boot-tools
+         coreutils xz-utils zstd bzip2 gzip lz4 lzop lzip tar libarchive-tools virtinst libvirt-clients \
+         libxml2-utils swtpm cpio wimtools ovmf u-boot-tools skopeo umoci vagrant openssl osinfo-db pigz
 # What compiling a Python binding takes.
 COMPILER := gcc libc6-dev python3-dev
 
@@ -116,6 +117,7 @@ readme: $(STAMPS)/base  ## Write the generated tables of README.md and docs/ ane
 	$(BIN)/python scripts/readme_formats.py
 	$(BIN)/python scripts/readme_speed.py
 	$(BIN)/python scripts/findings_table.py
+	$(BIN)/python scripts/bundles_table.py
 
 .PHONY: hooks
 hooks: $(STAMPS)/lint  ## Run the linters before each commit
