@@ -32,7 +32,9 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("table", ["readme_formats", "readme_speed", "findings_table"])
+@pytest.mark.parametrize(
+    "table", ["readme_formats", "readme_speed", "findings_table", "bundles_table"]
+)
 def test_the_generated_tables_are_fresh(table: str) -> None:
     done = script(f"scripts/{table}.py", "--check")
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import os
 
+    from vmimg.bundles.bundle import Bundle, BundleDisk, Verdict
+    from vmimg.bundles.opening import open_bundle
+    from vmimg.bundles.packing import Packed, pack, repack
+    from vmimg.bundles.registry import BUNDLES
+    from vmimg.bundles.unpacking import Unpacked, unpack
+    from vmimg.bundles.verbs import compare, convert, dd, measure
+    from vmimg.bundles.verbs import open_disk as open
     from vmimg.disk.extent import Extent, Kind
     from vmimg.disk.layer import Layer, ParentRef
     from vmimg.disk.policy import ParentPolicy
@@ -36,30 +43,39 @@ if TYPE_CHECKING:
     from vmimg.formats.info import DiskInfo, image_info
     from vmimg.formats.iso.making import IsoResult, create_iso
     from vmimg.formats.iso.seed import SeedResult, create_seed
-    from vmimg.formats.opening import open_disk as open
     from vmimg.formats.registry import FORMATS
     from vmimg.formats.vetting import Finding, Severity
+    from vmimg.machines.dialect import Dialect, Written
+    from vmimg.machines.losses import Loss
+    from vmimg.machines.model import Machine
+    from vmimg.machines.reading import Description, read_machines, write_machine
+    from vmimg.machines.registry import DIALECTS
     from vmimg.probe.claims import Claim
     from vmimg.probe.detecting import Detection, detect
     from vmimg.probe.inspector import Inspector
     from vmimg.probe.policy import Policy
     from vmimg.probe.vetting import Report, vet
-    from vmimg.transfer.compare import CompareResult, compare
-    from vmimg.transfer.convert import ConvertResult, convert
+    from vmimg.transfer.compare import CompareResult
+    from vmimg.transfer.convert import ConvertResult
     from vmimg.transfer.create import create
-    from vmimg.transfer.dd import dd
-    from vmimg.transfer.measure import MeasureResult, measure
+    from vmimg.transfer.measure import MeasureResult
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BUNDLES",
+    "DIALECTS",
     "FORMATS",
+    "Bundle",
+    "BundleDisk",
     "ChainError",
     "CheckReport",
     "Claim",
     "CompareResult",
     "ConvertResult",
+    "Description",
     "Detection",
+    "Dialect",
     "Disk",
     "DiskInfo",
     "Extent",
@@ -73,8 +89,11 @@ __all__ = [
     "Kind",
     "Layer",
     "LockedImage",
+    "Loss",
+    "Machine",
     "MeasureResult",
     "OptionError",
+    "Packed",
     "ParentPolicy",
     "ParentRef",
     "Policy",
@@ -83,9 +102,12 @@ __all__ = [
     "Severity",
     "Snapshot",
     "StorageError",
+    "Unpacked",
     "UnsafeImage",
     "UnsupportedFeature",
+    "Verdict",
     "VmimgError",
+    "Written",
     "__version__",
     "check",
     "compare",
@@ -99,11 +121,23 @@ __all__ = [
     "info",
     "measure",
     "open",
+    "open_bundle",
+    "pack",
+    "read_machines",
+    "repack",
+    "unpack",
     "vet",
+    "write_machine",
 ]
 
 # Where the public names are, by module; those that have another name there stand in _RENAMED.
 _MODULES = {
+    "bundles.bundle": ("Bundle", "BundleDisk", "Verdict"),
+    "bundles.opening": ("open_bundle",),
+    "bundles.packing": ("Packed", "pack", "repack"),
+    "bundles.registry": ("BUNDLES",),
+    "bundles.unpacking": ("Unpacked", "unpack"),
+    "bundles.verbs": ("compare", "convert", "dd", "measure", "open"),
     "disk.extent": ("Extent", "Kind"),
     "disk.layer": ("Layer", "ParentRef"),
     "disk.policy": ("ParentPolicy",),
@@ -125,19 +159,22 @@ _MODULES = {
     "formats.info": ("DiskInfo", "image_info"),
     "formats.iso.making": ("IsoResult", "create_iso"),
     "formats.iso.seed": ("SeedResult", "create_seed"),
-    "formats.opening": ("open",),
     "formats.registry": ("FORMATS",),
     "formats.vetting": ("Finding", "Severity"),
+    "machines.dialect": ("Dialect", "Written"),
+    "machines.losses": ("Loss",),
+    "machines.model": ("Machine",),
+    "machines.reading": ("Description", "read_machines", "write_machine"),
+    "machines.registry": ("DIALECTS",),
     "probe.claims": ("Claim",),
     "probe.detecting": ("Detection", "detect"),
     "probe.inspector": ("Inspector",),
     "probe.policy": ("Policy",),
     "probe.vetting": ("Report", "vet"),
-    "transfer.compare": ("CompareResult", "compare"),
-    "transfer.convert": ("ConvertResult", "convert"),
+    "transfer.compare": ("CompareResult",),
+    "transfer.convert": ("ConvertResult",),
     "transfer.create": ("create",),
-    "transfer.dd": ("dd",),
-    "transfer.measure": ("MeasureResult", "measure"),
+    "transfer.measure": ("MeasureResult",),
 }
 _RENAMED = {"open": "open_disk"}
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

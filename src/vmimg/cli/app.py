@@ -24,6 +24,12 @@ VERBS = {
         "compare",
         "measure",
         "dd",
+        "pack",
+        "unpack",
+        "repack",
+        "verify",
+        "sign",
+        "machine",
         "iso",
         "formats",
     )
@@ -49,6 +55,7 @@ class _Verbs(click.Group):
     epilog=examples(
         "vmimg info disk.qcow2",
         "vmimg vet upload.qcow2",
+        "vmimg repack appliance.ova -o appliance.box",
         "vmimg convert disk.qcow2 disk.raw",
         "vmimg convert -c -o compression_type=zstd disk.raw disk.qcow2",
         "",

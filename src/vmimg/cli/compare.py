@@ -64,7 +64,7 @@ def command(
 
     Where one is larger, the rest of it must be zeros.
     """
-    from vmimg.transfer.compare import compare
+    from vmimg.bundles.verbs import compare
 
     with Progress.wanted(
         progress_mode, show=show_progress, quiet=quiet, label="compare"

@@ -48,6 +48,7 @@ _LABEL = 24
     cls=Verb,
     epilog=examples(
         "vmimg convert disk.qcow2 disk.raw",
+        "vmimg convert appliance.ova:disk2 data.qcow2",
         "vmimg convert -c -o compression_type=zstd disk.raw small.qcow2",
         "vmimg convert -O qcow2 -o cluster_size=1M,lazy_refcounts=on /dev/vg/lv disk.qcow2",
         "vmimg convert -o subformat=streamOptimized disk.qcow2 for-vsphere.vmdk",
@@ -129,7 +130,7 @@ def command(
 
     DST appears when it is complete and safely stored; interrupted, nothing is left behind. - is
     standard input (raw) or standard output (any format). SRC may be compressed (.gz, .xz, .zst,
-    .bz2).
+    .bz2); a bundle (an OVA, a Vagrant box), or a disk in one: appliance.ova:disk2.
 
     qemu-img's -m, -W, -C, -t and -T are accepted and have no effect: work is always parallel.
     """
@@ -144,7 +145,7 @@ def command(
     if snapshot is not None:
         snapshot = find_snapshot(source, snapshot, format=source_format, share=share)
 
-    from vmimg.transfer.convert import convert
+    from vmimg.bundles.verbs import convert
 
     label = printable(os.path.basename(target)[-_LABEL:])
     with Progress.wanted(progress_mode, show=show_progress, quiet=quiet, label=label) as progress:

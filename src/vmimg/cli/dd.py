@@ -72,7 +72,7 @@ def command(
     if not sizes.get("bs", 1):
         raise click.UsageError("bs=0 copies nothing")
 
-    from vmimg.transfer.dd import dd
+    from vmimg.bundles.verbs import dd
 
     dd(
         values["if"],

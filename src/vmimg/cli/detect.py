@@ -18,7 +18,7 @@ from vmimg.cli.sandbox import (
     say_confinement,
 )
 from vmimg.cli.verb import CommandError, Verb, examples, exit_codes
-from vmimg.errors import OptionError
+from vmimg.errors import Interrupted, OptionError, VmimgError
 
 if TYPE_CHECKING:
     from vmimg.probe.claims import Claim
@@ -53,7 +53,9 @@ def command(output: str, files: tuple[str, ...]) -> None:
     for file in files:
         try:
             found.append(_detect(file))
-        except Exception as error:
+        except Interrupted:
+            raise
+        except VmimgError as error:
             if len(files) == 1:
                 raise
             echo(printable(f"vmimg: error: {error}"), err=True)

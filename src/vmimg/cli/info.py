@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vmimg.bundles.naming import may_be_bundle, named
 from vmimg.cli.human import bold, echo, exact_size, fields, json_text, paint, printable, table
 from vmimg.cli.options import (
     PATH,
@@ -26,12 +28,14 @@ from vmimg.cli.sandbox import (
 )
 from vmimg.cli.verb import Verb, examples
 from vmimg.errors import OptionError
+from vmimg.formats.info import DiskInfo
 from vmimg.units import format_size
 
 if TYPE_CHECKING:
+    from vmimg.bundles.bundle import BundleDisk
+    from vmimg.bundles.info import BundleInfo
     from vmimg.disk.policy import ParentPolicy
     from vmimg.formats.driver import Snapshot
-    from vmimg.formats.info import DiskInfo
 
 __all__ = ["command"]
 
@@ -42,6 +46,7 @@ __all__ = ["command"]
     epilog=examples(
         "vmimg info disk.qcow2",
         "vmimg info --backing-chain overlay.qcow2",
+        "vmimg info appliance.ova",
         "vmimg info --output json disk.qcow2 | jq '.\"virtual-size\"'",
     ),
 )
@@ -63,10 +68,13 @@ def command(
 ) -> None:
     """Show format, sizes, backing file, snapshots; on a raw disk, what is on it.
 
-    Opens nothing but FILE; with --backing-chain, what FILE is stacked on.
+    FILE may be a bundle (an OVA, a Vagrant box), or name a disk in one: appliance.ova:disk2. Opens
+    nothing but FILE; with --backing-chain, what FILE is stacked on.
     """
     policy = parent_policy(allow_dirs, backing_format)
-    found = [info for file in files for info in _inspect(file, source_format, policy, share, chain)]
+    found: list[DiskInfo | BundleInfo] = []
+    for file in files:
+        found += _inspect(file, source_format, policy, share, chain)
     held = confinement()
     if output == "json":
         objects = [info.to_json() for info in found]
@@ -78,20 +86,81 @@ def command(
     for number, info in enumerate(found):
         if number:
             echo()
-        _print(info)
+        if isinstance(info, DiskInfo):
+            _print(info)
+        else:
+            _print_bundle(info)
 
 
 def _inspect(
     file: str, format: str | None, policy: ParentPolicy, share: bool, chain: bool
-) -> list[DiskInfo]:
+) -> Sequence[DiskInfo | BundleInfo]:
     """``file`` and, with ``chain``, what it is stacked on."""
     if sandboxed():
         if chain:
             raise OptionError("--backing-chain opens what the image names, and --sandbox nothing")
+        if format is None and _is_packed(file):
+            raise OptionError(
+                f"{file}: is packed, and --sandbox shows images of disks; `vmimg vet --sandbox` "
+                "looks into it"
+            )
         return [confined_info(file, format=format, share=share)]
+    name = named(file)
+    if format is None and (name.disk is not None or may_be_bundle(name.path)):
+        from vmimg.bundles.info import bundle_info, disk_info
+        from vmimg.bundles.opening import is_bundle
+
+        if name.disk is not None:
+            return [disk_info(file, policy=policy)]
+        if is_bundle(name.path):
+            return [bundle_info(file, policy=policy)]
     from vmimg.formats.info import image_info
 
     return image_info(file, format=format, policy=policy, share=share, chain=chain)
+
+
+def _is_packed(file: str) -> bool:
+    """Whether it is, or names a disk in, an archive or a compressed stream, by its first bytes."""
+    name = named(file)
+    return name.disk is not None or (not os.path.isdir(file) and may_be_bundle(file))
+
+
+def _print_bundle(info: BundleInfo) -> None:
+    rows = [
+        ("bundle", bold(printable(info.filename))),
+        ("kind", f"{bold(info.kind)} ({info.title})"),
+        ("file size", exact_size(info.file_size)),
+        ("files", str(info.files)),
+    ]
+    fields([*rows, *_flat(info.facts)])
+    if info.disks:
+        echo(bold("Disks:"))
+        table(
+            ("NAME", "FORMAT", "VIRTUAL SIZE", "FILE SIZE", "FILE"),
+            (_disk_row(disk, told) for disk, told in info.disks),
+            right=(2, 3),
+            indent=2,
+        )
+    from vmimg.machines.showing import lines
+
+    for machine in info.machines:
+        echo(bold("Machine:"))
+        fields(((label, printable(text)) for label, text in lines(machine)), indent=2)
+
+
+def _disk_row(disk: BundleDisk, told: DiskInfo | str) -> tuple[str, ...]:
+    name, member = printable(disk.name), printable(disk.member) or "none: it is empty"
+    if isinstance(told, str):
+        size = format_size(disk.size) if disk.size else "?"
+        return name, disk.format or "?", size, "", f"{member} {printable(told)}".rstrip()
+    image = told.image
+    return (
+        name,
+        image.format,
+        format_size(image.virtual_size),
+        format_size(told.file_size),
+        member,
+    )
 
 
 def _print(info: DiskInfo) -> None:

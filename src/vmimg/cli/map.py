@@ -62,7 +62,7 @@ def command(
 
     Depth 0 is FILE itself, 1 its backing file, and so on.
     """
-    from vmimg.formats.opening import open_disk
+    from vmimg.bundles.sources import open_disk
 
     policy = parent_policy(allow_dirs, backing_format)
     # Where the tables are not encrypted as well, no key is needed.

@@ -94,7 +94,7 @@ def command(
     if snapshot is not None and source is not None:
         snapshot = find_snapshot(source, snapshot, format=source_format, share=share)
 
-    from vmimg.transfer.measure import measure
+    from vmimg.bundles.verbs import measure
 
     result = measure(
         source,

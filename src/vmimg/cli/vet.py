@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +18,8 @@ from vmimg.cli.sandbox import (
     sandboxed,
     say_confinement,
 )
-from vmimg.cli.verb import Verb, examples, exit_codes
+from vmimg.cli.verb import CommandError, Verb, examples, exit_codes
+from vmimg.errors import Interrupted, OptionError, VmimgError
 
 if TYPE_CHECKING:
     from vmimg.probe.vetting import Report
@@ -71,7 +74,18 @@ def command(
 
     judge = Policy.load(policy)
     look = confined_vet if sandboxed() else vet
-    reports = [look(file, policy=judge, declared=declared) for file in files]
+    reports, failed = [], None
+    for file in files:
+        try:
+            _refuse_streams(file)
+            reports.append(look(file, policy=judge, declared=declared))
+        except Interrupted:
+            raise
+        except VmimgError as error:
+            if len(files) == 1:
+                raise
+            echo(printable(f"vmimg: error: {error}"), err=True)
+            failed = CommandError(f"{file} and perhaps others were not vetted", _NOT_READABLE)
     held = confinement()
     if output == "json":
         objects = [report.to_json() for report in reports]
@@ -83,7 +97,21 @@ def command(
         for report in reports:
             for line in _lines(report):
                 echo(line)
+    if failed is not None:
+        raise failed
     return 0 if all(report.clean for report in reports) else _FINDINGS
+
+
+def _refuse_streams(file: str) -> None:
+    """Vetting looks at tables wherever they are, and more than once."""
+    try:
+        stream = file == "-" or stat.S_ISFIFO(os.stat(file).st_mode)
+    except (OSError, ValueError):
+        return  # opening it says what is wrong
+    if stream:
+        raise OptionError(
+            f"{file}: is a stream, and vetting reads at any position: save it to a file first"
+        )
 
 
 def _lines(report: Report) -> Iterator[str]:
