@@ -1,5 +1,7 @@
 """What libFuzzer runs: ``python -m fuzz.engine HARNESS [libFuzzer's options and folders]``.
 
+HARNESS may be several, with commas between them: then each input goes through all of them, which is
+for a moment of fuzzing, as to start takes longer than that.
 An input that breaks something does not end the run: it is kept, by what it raised and where, and
 fuzzing goes on, so that one shallow bug does not hide the others. What is too slow is libFuzzer's
 to end. `python -m fuzz` starts this; needs atheris.
@@ -21,6 +23,9 @@ from typing import Final
 
 import atheris
 
+from vmimg.bundles.registry import BUNDLES
+from vmimg.machines.registry import DIALECTS
+
 __all__ = ["CRASHES", "keep"]
 
 # Of how many inputs the places of structures are learnt.
@@ -35,8 +40,8 @@ CRASHES: Final = Path(__file__).with_name("crashes")
 
 
 def main() -> None:
-    name = sys.argv[1]
-    watched, others = _modules(name)
+    names = sys.argv[1].split(",")
+    watched, others = _modules(names)
     # What is imported here for the first time tells libFuzzer which branches were taken: all of it,
     # for most would be imported when it is first used.
     with atheris.instrument_imports(include=["vmimg"], exclude=others):
@@ -46,33 +51,36 @@ def main() -> None:
     from fuzz.mutate import Mutator
     from fuzz.sparse import MAX_BYTES
 
-    harness = HARNESSES[name]
-    folder = Path(os.environ.get("VMIMG_CRASHES", CRASHES)) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    known: set[str] = set()
+    crashes = Path(os.environ.get("VMIMG_CRASHES", CRASHES))
+    folders = {name: crashes / name for name in names}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    known: dict[str, set[str]] = {name: set() for name in names}
 
     def test_one_input(data: bytes) -> None:
-        try:
-            harness.run(data)
-        except Exception as error:
-            keep(name, folder, data, error, known)
+        for name in names:
+            try:
+                HARNESSES[name].run(data)
+            except Exception as error:
+                keep(name, folders[name], data, error, known[name])
         if _memory() > _MOST_LOST:
             sys.stdout.flush()
             os._exit(0)
 
     arguments = [
-        sys.argv[0], "-rss_limit_mb=0", f"-max_len={MAX_BYTES}", f"-artifact_prefix={folder}/",
-        *sys.argv[2:],
+        sys.argv[0], "-rss_limit_mb=0", f"-max_len={MAX_BYTES}",
+        f"-artifact_prefix={folders[names[0]]}/", *sys.argv[2:],
     ]  # fmt: skip
     resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
     mutator = None
-    if harness.on_image is not None:
+    on_image = HARNESSES[names[0]].on_image
+    if on_image is not None:
         # Another function from the start of fuzzing on.
-        folders = [Path(argument) for argument in sys.argv[2:] if not argument.startswith("-")]
-        inputs = sorted(path for folder in folders for path in folder.iterdir())
+        begun = [Path(argument) for argument in sys.argv[2:] if not argument.startswith("-")]
+        inputs = sorted(path for folder in begun for path in folder.iterdir())
         # Many of them have the same structures at the same places.
         some = (path.read_bytes() for path in inputs[:: len(inputs) // _LEARNT + 1])
-        mutator = Mutator(harness.on_image, some, lambda d, size: atheris.Mutate(d, size))
+        mutator = Mutator(on_image, some, lambda d, size: atheris.Mutate(d, size))
     if mutator is None:
         atheris.Setup(arguments, test_one_input)
     else:
@@ -114,7 +122,7 @@ def _label(error: Exception) -> str:
     return f"{type(error).__name__}-{re.sub('[^a-z0-9_.]+', '.', where.lower())}-{text}-{digest}"
 
 
-def _modules(name: str) -> tuple[list[str], list[str]]:
+def _modules(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Modules of vmimg that are watched, and the others: to watch all makes everything slower, and
     to prepare a module for it takes longer than to import it.
     """
@@ -123,7 +131,9 @@ def _modules(name: str) -> tuple[list[str], list[str]]:
         ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted((source / "vmimg").rglob("*.py"))
     }
-    begun, around = _parts(name)
+    parts = [_parts(name) for name in names]
+    begun = [part for own, _ in parts for part in own]
+    around = [part for _, beyond in parts for part in beyond]
     watched: set[str] = set()
     left = [module for module in paths if _within(module, begun)]
     while left:
@@ -146,6 +156,11 @@ def _parts(name: str) -> tuple[Sequence[str], Sequence[str]]:
         return own, ["vmimg.probe", "vmimg.formats.raw"]
     if name.startswith("codec-"):
         return [f"vmimg.codecs.{name.removeprefix('codec-')}"], ["vmimg.codecs"]
+    if name.startswith("bundle-"):
+        own = [BUNDLES[name.removeprefix("bundle-")].implementation]
+        return own, ["vmimg.bundles", "vmimg.machines"]
+    if name.startswith("machine-"):
+        return [DIALECTS[name.removeprefix("machine-")].implementation], ["vmimg.machines"]
     return {
         # Not the families, which have harnesses of their own.
         "detect": (["vmimg.probe.detecting", "vmimg.probe.vetting", "vmimg.formats.detect"], []),

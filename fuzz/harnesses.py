@@ -1,8 +1,9 @@
 """The harnesses: each takes any bytes and does with them what vmimg does with a stranger's.
 
-One for each disk format of the registry and one for each family of recognisers, so that a new one
-is fuzzed without a line here; and a few for what parses a structure of its own: detection as a
-whole, streams in chunks, coders, texts, policies. Imports probe and below.
+One for each disk format of the registry, each kind of bundle, each dialect of machines that is
+read, and each family of recognisers, so that a new one is fuzzed without a line here; and a few for
+what parses a structure of its own: detection as a whole, streams in chunks, coders, texts,
+policies. Imports bundles and below.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from typing import Final
 import vmdk_by_hand
 import vmimg.probe.recognisers
 import vmimg.probe.vetters
-from fuzz import steps
+from fuzz import packages, steps
 from fuzz.sparse import SparseStorage, unpack
 from fuzz.steps import Broken, attempt
+from vmimg.bundles.registry import BUNDLES
 from vmimg.codecs import codec, lz4, lzo
 from vmimg.formats.detect import identify
 from vmimg.formats.raw.findings import View
 from vmimg.formats.registry import FORMATS
 from vmimg.formats.vmdk.descriptor import parse_descriptor
+from vmimg.machines.registry import DIALECTS
 from vmimg.probe import xml
 from vmimg.probe.claims import Claim
 from vmimg.probe.detecting import Detection, detect_storage
@@ -237,6 +240,11 @@ def _harnesses() -> Iterable[Harness]:
         yield _of_images(format.name, partial(steps.through, format))
     for family, modules in _families().items():
         yield _of_images(f"probe-{family}", partial(_family, modules))
+    for kind in BUNDLES.values():
+        yield _of_images(f"bundle-{kind.name}", partial(packages.open_as, kind))
+    for dialect in DIALECTS.values():
+        if dialect.reads:
+            yield Harness(f"machine-{dialect.name}", partial(packages.describe, dialect))
     yield _of_images("detect", _detect)
     yield _of_images("feed", _feed)
     for name in ("adc", "lzfse", "zlib"):

@@ -6,10 +6,12 @@ so that their holes take no room; what is still larger than MAX_BYTES is left ou
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import os
 import sys
+import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -18,14 +20,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import hyperv_by_hand
 import peers
+import vmimg
 from adc_by_hand import adc
 from fuzz.harnesses import HARNESSES
 from fuzz.images import images
 from fuzz.sparse import MAX_BYTES, MAX_HELD, SparseStorage, pack
+from machines import machine_samples, ovf_makers
 from vmimg import storage as storages
+from vmimg.bundles.registry import BUNDLES, by_claim
 from vmimg.codecs import codec
+from vmimg.errors import VmimgError
 from vmimg.formats.registry import FORMATS
+from vmimg.machines.registry import DIALECTS
 from vmimg.probe import policy
 
 __all__ = ["CORPUS", "fill", "seeds"]
@@ -51,6 +59,10 @@ def seeds(name: str) -> Iterator[bytes]:
         found = _images(name) + _samples(name)
     elif name.startswith("probe-"):
         found = _samples(name.removeprefix("probe-"))
+    elif name.startswith("bundle-"):
+        found = _bundles(name.removeprefix("bundle-"))
+    elif name.startswith("machine-"):
+        found = list(_descriptions(name.removeprefix("machine-")))
     elif name in ("detect", "feed"):
         found = [data for format in FORMATS for data in _images(format)[:4]] + _samples("")
     else:
@@ -104,13 +116,99 @@ def _samples(family: str) -> list[bytes]:
         return [data for data in pool.map(_packed_sample, samples) if data is not None]
 
 
-def _packed_sample(sample: Any) -> bytes | None:
-    """None for a folder, and for what is too large."""
+@cache
+def _bundles(kind: str) -> list[bytes]:
+    """The samples of tests/probe that are of this kind, and what is made of a small disk."""
+    modules = [importlib.import_module(f"probe.samples_{name}") for name in _BUNDLE_SAMPLES]
+    samples = [s for module in modules for s in (*module.GOOD, *module.BAD)]
+    samples = [s for s in samples if all(map(peers.has, s.peers))]
+    like = {"esd": ("esd", "wim")}.get(kind, (kind,))
+    own = [s for s in samples if (k := by_claim(s.claim)) is not None and k.name in like]
+    found = [_packed_sample(sample, BUNDLES[kind].folder) for sample in own]
+    return [*(data for data in found if data is not None), *_made_bundles(kind)]
+
+
+_BUNDLE_SAMPLES: Final = (*("bundles", "containerdisks", "compressed", "boot", "machines", "wim"),)
+
+
+def _made_bundles(kind: str) -> Iterator[bytes]:
+    if not BUNDLES[kind].makes:
+        return
     with tempfile.TemporaryDirectory() as folder:
+        disk, target = Path(folder, "disk.raw"), Path(folder, "made", "made.tar")
+        target.parent.mkdir()
+        disk.write_bytes(b"boot" * 1024 + bytes(60 << 10))
+        try:
+            vmimg.pack([disk], target, kind=kind)
+        except VmimgError:
+            return  # what it takes is more than a disk
+        made = target.parent
+        if target.is_file() and len(list(made.iterdir())) == 1:
+            yield _packed_file(target)
+            return
+        yield _packed_file(_sent(made, Path(folder)))
+
+
+def _sent(path: Path, folder: Path) -> Path:
+    """A directory, or a file of one, as it is sent: in a tar."""
+    archive = folder / "sent.tar"
+    with tarfile.open(archive, "w") as tar:
+        for each in sorted(path.rglob("*")) if path.is_dir() else (path,):
+            name = each.relative_to(path if path.is_dir() else path.parent).as_posix()
+            tar.add(each, name, recursive=False, filter=_without_owner)
+    return archive
+
+
+def _without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = info.mtime = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def _descriptions(name: str) -> Iterator[bytes]:
+    """What the dialect writes, and the texts of its tests."""
+    dialect = DIALECTS[name]
+    if dialect.writes:
+        for machine in (machine_samples.SMALL, machine_samples.RICH):
+            yield dialect.write(machine).data
+    if name == "ovf":
+        for maker in ("vmware", "virtualbox", "ovirt", "aws", "xen", "vapp", "old"):
+            yield getattr(ovf_makers, maker)()
+    for tree in (hyperv_by_hand.generation1(), hyperv_by_hand.generation2("a.vhdx")):
+        if name == "hyperv-xml":
+            yield hyperv_by_hand.xml(tree)
+        elif name == "vmcx":
+            yield hyperv_by_hand.vmcx(tree)
+    test = _TESTS / "machines" / f"test_{name.replace('-', '_')}.py"
+    if test.exists():
+        yield from _constants(test)
+
+
+def _constants(path: Path) -> Iterator[bytes]:
+    """The long texts in a module, without importing it: descriptions, and not what describes."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        value = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(value, str | bytes) and len(value) > 100 and "\n" in str(value):
+            yield value.encode() if isinstance(value, str) else value
+
+
+def _packed_sample(sample: Any, loose: bool = False) -> bytes | None:
+    """None for what is too large, and for a folder. ``loose``: files of a folder, which are wanted
+    in an archive.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         made = sample.make(Path(folder))
+        if loose and (made.is_dir() or not _is_archive(made)):
+            made = _sent(made, Path(other))
         if made.is_file() and made.stat().st_blocks * 512 <= MAX_HELD // 4:
             return _packed_file(made)
     return None
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether it is an archive by its first bytes."""
+    head = path.read_bytes()[:512]
+    return head.startswith(b"PK") or head[257:262] == b"ustar"
 
 
 def _packed_file(path: Path) -> bytes:

@@ -1,10 +1,12 @@
 """The exception tree of vmimg: everything that malformed input, a policy or the system can raise.
 
 A message says which file, what is wrong, at which offset where that helps, and what to do. The
-command prints it as one line. Imports nothing; everyone may import it.
+command prints it as one line. Imports nothing of vmimg; everyone may import it.
 """
 
 from __future__ import annotations
+
+from unicodedata import category
 
 __all__ = [
     "ChainError",
@@ -21,7 +23,15 @@ __all__ = [
 
 
 class VmimgError(Exception):
-    """Root of the tree. ``str()`` of it is the one line that a user reads."""
+    """Root of the tree. ``str()`` of it is the one line that a user reads: whatever a stranger has
+    put into a name, it ends no line and steers no terminal.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() or category(c) == "Zs" else "?" for c in text)
 
 
 class FormatError(VmimgError):
