@@ -383,7 +383,8 @@ class _Folder:
         self._check_target()
         directory, base = os.path.split(self._target)
         old = os.path.join(directory, _part_name(base))
-        replaced = os.path.isdir(self._target)
+        # What appeared since the check is not ours to replace: the rename fails on it.
+        replaced = self._replace and os.path.isdir(self._target)
         try:
             for folder, _, _ in os.walk(self.part):
                 _sync_folder(folder)
