@@ -177,8 +177,8 @@ class _Vetting:
     def folder(self, path: str, detection: Detection, declared: str | None) -> Iterator[Finding]:
         """Everything about a directory."""
         for finding in self._folder(path, detection, declared):
-            # What a file names beside itself came with it, and was vetted as well.
-            if finding.code == "external-extent":
+            # What a machine's disk names beside itself came with the machine, and was vetted too.
+            if finding.code == "external-extent" and finding.within:
                 yield replace(finding, severity=Severity.NOTE)
             else:
                 yield finding
