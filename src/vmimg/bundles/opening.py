@@ -27,7 +27,7 @@ from vmimg.probe.claims import SURE, Claim
 from vmimg.probe.detecting import detect, detect_storage
 from vmimg.storage.folder import Folder
 
-__all__ = ["is_bundle", "open_bundle", "open_named_disk", "refuse_archive"]
+__all__ = ["is_bundle", "open_bundle", "open_named_disk"]
 
 _DEFAULT_POLICY: Final = ParentPolicy()
 # What may be in a stream that is a compressed disk.
@@ -45,11 +45,11 @@ _DESCRIPTIONS: Final = {
     "hyperv-storage": "hyperv",
     "ec2-bundle": "ec2-bundle",
 }
-# Archives that are read as one file: other parts of them may lie beside it.
 # Extensions of archives, which are not read inside of others.
 _NESTED: Final = (
     ".ova", ".box", ".xva", ".tar", ".zip", ".7z", ".gz", ".tgz", ".xz", ".zst", ".bz2", ".wim",
 )  # fmt: skip
+# Archives that are read as one file: other parts of them may lie beside it.
 _SPLITTABLE: Final = ("wim", "esd", "swm")
 # How what describes a machine is called in an archive.
 _MACHINES: Final = {
@@ -78,19 +78,6 @@ def is_bundle(path: str, *, descriptions: bool = True, streams: bool = True) -> 
     return descriptions or not found.index
 
 
-def refuse_archive(path: str) -> None:
-    """Raise FormatError if ``path`` is an archive that is no bundle: its bytes are no disk."""
-    try:
-        with open_file(path, lock=False) as storage:
-            if not is_packed(storage):
-                return
-            best = detect_storage(storage).best
-    except (StorageError, FormatError):
-        return
-    if best.family == "archive" and best.confidence >= SURE:
-        raise FormatError(f"{_no_bundle(path)}; with -f raw its bytes are taken as they are")
-
-
 def open_bundle(
     path: str | os.PathLike[str],
     *,
@@ -108,11 +95,7 @@ def open_bundle(
     found = _found(text)
     if found is None:
         raise FormatError(_no_bundle(text))
-    with ExitStack() as stack:
-        folder = stack.enter_context(_folder(text, found, policy, near))
-        bundle = _of_a_machine(found.kind, folder).open(folder, found.claim)
-        stack.pop_all()
-        return bundle
+    return _opened(text, found, policy, near)
 
 
 def open_named_disk(
@@ -122,10 +105,25 @@ def open_named_disk(
     policy: ParentPolicy = _DEFAULT_POLICY,
     keys: Keys | bytes | str | None = None,
     sealed: bool = False,
+    streams: bool = True,
     near: str | None = None,
-) -> Disk:
-    """The disk that was named in a bundle, or the only one; the bundle is closed with it."""
-    bundle = open_bundle(name.path, policy=policy, near=near)
+) -> Disk | None:
+    """The disk that was named in a bundle, or the only one; the bundle is closed with it.
+
+    None where no disk was named and the path is no bundle, ``streams`` as for `is_bundle`. Raises
+    FormatError for an archive that is no bundle: its bytes are no disk either.
+    """
+    if name.disk is not None:
+        bundle = open_bundle(name.path, policy=policy, near=near)
+    else:
+        try:
+            found = _found(name.path)
+        except (StorageError, FormatError):
+            return None  # whoever opens it says why
+        if found is None or (found.stream and not streams):
+            _refuse_archive(name.path)
+            return None
+        bundle = _opened(name.path, found, policy, near)
     try:
         disk = bundle.open_disk(
             name.disk, snapshot=snapshot, policy=policy, keys=keys, sealed=sealed
@@ -191,6 +189,27 @@ def _found(path: str) -> _Found | None:
     if best.family == "compressed" and best.inside and best.inside[0].family in _DISKS:
         return _Found(BUNDLES["disk-archive"], best, packing, stream=True)
     return None
+
+
+def _refuse_archive(path: str) -> None:
+    """Raise FormatError if ``path`` is an archive that is no bundle: its bytes are no disk."""
+    try:
+        with open_file(path, lock=False) as storage:
+            if not is_packed(storage):
+                return
+            best = detect_storage(storage).best
+    except (StorageError, FormatError):
+        return
+    if best.family == "archive" and best.confidence >= SURE:
+        raise FormatError(f"{_no_bundle(path)}; with -f raw its bytes are taken as they are")
+
+
+def _opened(path: str, found: _Found, policy: ParentPolicy, near: str | None) -> Bundle:
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder(path, found, policy, near))
+        bundle = _of_a_machine(found.kind, folder).open(folder, found.claim)
+        stack.pop_all()
+        return bundle
 
 
 def _no_bundle(path: str) -> str:

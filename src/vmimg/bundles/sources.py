@@ -7,6 +7,7 @@ there is a bundle.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -35,40 +36,46 @@ def taking_bundles(
     ``formats``: the arguments that name the formats of those disks; one that is given says that
     its disk is no bundle. ``near``: the argument behind them is the path where the result goes.
     """
+    signature = inspect.signature(verb)
+    names = list(signature.parameters)
 
     @wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: list[Any] = list(args)
-        target = os.fspath(given[len(formats)]) if near and len(given) > len(formats) else None
+        bound = signature.bind(*args, **kwargs)
+        given = bound.arguments
+        target = given.get(names[len(formats)]) if near else None
         with ExitStack() as stack:
-            for at, format in enumerate(formats[: len(given)]):
-                if kwargs.get(format) is not None or not isinstance(given[at], str | os.PathLike):
+            for name, format in zip(names, formats, strict=False):
+                source = given.get(name)
+                if given.get(format) is not None or not isinstance(source, str | os.PathLike):
                     continue
                 settings: dict[str, Any] = {
-                    key: kwargs[key] for key in _SHARED if kwargs.get(key) is not None
+                    key: given[key] for key in _SHARED if given.get(key) is not None
                 }
                 # Read once from its beginning to its end, a stream is unpacked faster than indexed.
-                disk = disk_in(given[at], streams=False, near=target, **settings)
+                disk = disk_in(
+                    source,
+                    streams=False,
+                    near=None if target is None else os.fspath(target),
+                    **settings,
+                )
                 if disk is not None:
-                    given[at] = stack.enter_context(disk)
-                    kwargs.pop("snapshot", None)
-            return verb(*given, **kwargs)
+                    given[name] = stack.enter_context(disk)
+                    given.pop("snapshot", None)
+            return verb(*bound.args, **bound.kwargs)
 
     return run
 
 
-def disk_in(path: str | os.PathLike[str], *, streams: bool = True, **settings: Any) -> Disk | None:
+def disk_in(path: str | os.PathLike[str], **settings: Any) -> Disk | None:
     """The disk that ``path`` names in a bundle, or the only one of the bundle that it is; None for
-    what is no bundle. ``streams`` as for `is_bundle`, ``settings`` as for `open_named_disk`.
+    what is no bundle. ``settings`` as for `open_named_disk`.
     """
     name = named(path)
     if name.disk is None and not may_be_bundle(name.path):
         return None
-    from vmimg.bundles.opening import is_bundle, open_named_disk, refuse_archive
+    from vmimg.bundles.opening import open_named_disk
 
-    if name.disk is None and not is_bundle(name.path, streams=streams):
-        refuse_archive(name.path)
-        return None
     return open_named_disk(name, **settings)
 
 
