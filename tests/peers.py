@@ -32,6 +32,12 @@ __all__ = ["PEERS", "Peer", "find", "has", "in_ci", "require", "run", "run_json"
 # How the reason of a skip begins; conftest.py finds the missing peers by it, across workers.
 MISSING = "missing peer: "
 
+# qemu-img times its key derivation by the CPU clock of its thread, and gives up when a round took
+# none of it by a clock that ticks coarsely: that says nothing of the image, and passes when asked
+# again.
+_COARSE_CLOCK = b"Unable to get accurate CPU usage"
+_TRIES = 10
+
 # A regular user's PATH on Debian leaves out where mke2fs and sgdisk live.
 _SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 
@@ -195,15 +201,18 @@ def run(
     assert program is not None
     command = [str(program), *(os.fspath(argument) for argument in arguments)]
     # The messages that tests look at are the English ones.
-    done = subprocess.run(
-        command,
-        input=input,
-        stdin=subprocess.DEVNULL if input is None else None,
-        capture_output=True,
-        timeout=timeout,
-        cwd=cwd,
-        env=os.environ | {"LC_ALL": "C"},
-    )
+    for _ in range(_TRIES):
+        done = subprocess.run(
+            command,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            timeout=timeout,
+            cwd=cwd,
+            env=os.environ | {"LC_ALL": "C"},
+        )
+        if done.returncode in ok or _COARSE_CLOCK not in done.stderr:
+            break
     if done.returncode not in ok:
         said = (done.stdout + done.stderr).decode(errors="replace").strip()
         pytest.fail(f"{' '.join(command)}\nexit code {done.returncode}\n{said}")
