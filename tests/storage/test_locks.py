@@ -43,11 +43,11 @@ def held_by_qemu(path: Path, *options: str, format: str = "qcow2") -> Iterator[N
         [str(peers.find("qemu-nbd")), "-t", "-f", format, "-k", str(place), *options, str(path)]
     )
     try:
-        _wait(place.exists)
-        # It listens before it opens the image, and greets when it is ready.
+        # It listens before it opens the image, and greets when it is ready. The name is there a
+        # moment before anybody listens.
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(20)
-            client.connect(str(place))
+            _wait(lambda: client.connect_ex(str(place)) == 0)
             assert client.recv(8) == b"NBDMAGIC"
         yield
     finally:
