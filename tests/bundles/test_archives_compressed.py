@@ -63,11 +63,12 @@ def inflated(packed: bytes) -> InflatedStorage:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Marks as near to each other, and as few, as a disk of terabytes would have them."""
     monkeypatch.setattr(inflating, "_SPACING", 32 << 10)
-    monkeypatch.setattr(inflating, "_MARKS", 16)
-    monkeypatch.setattr(inflating, "_BLOCK", 16 << 10)
-    monkeypatch.setattr(inflating, "_BLOCKS", 4)
-    monkeypatch.setattr(inflating, "_STEP", 8 << 10)
-    monkeypatch.setattr(inflating, "_NEAR", 64 << 10)
+    monkeypatch.setattr(inflating, "_PIECE", 8 << 10)
+    monkeypatch.setattr(inflating, "_WINDOWS", 60 << 10)
+    monkeypatch.setattr(inflating, "_STATES", 3)
+    monkeypatch.setattr(inflating, "_STANDING", 1)
+    monkeypatch.setattr(inflating, "_KEPT", 100 << 10)
+    monkeypatch.setattr(inflating, "_IN_THE_MAKING", 200 << 10)
 
 
 @pytest.mark.parametrize(
@@ -123,14 +124,17 @@ def test_random_reads_agree_with_a_model(data: st.DataObject) -> None:
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_the_number_of_marks_is_bounded() -> None:
+def test_what_marks_keep_is_bounded() -> None:
     model = words(4 << 20)
     with inflated(gzip.compress(model)) as storage:
         dice = random.Random(5)
         for _ in range(60):
             start = dice.randrange(len(model) - 100)
             assert storage.read(start, 100) == model[start : start + 100]
-        assert 4 <= len(storage._marks) <= 17
+        windows = [len(mark.window) for mark in storage._marks if mark.window is not None]
+        assert windows
+        assert sum(windows) <= 60 << 10
+        assert sum(mark.state is not None for mark in storage._marks) <= 3
 
 
 @pytest.mark.usefixtures("small_steps")

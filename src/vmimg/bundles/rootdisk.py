@@ -10,9 +10,9 @@ from typing import Final
 
 from vmimg.disk.stack import Disk
 from vmimg.disk.views import RangeLayer
-from vmimg.errors import OptionError, StorageError
+from vmimg.errors import OptionError
 from vmimg.formats.raw.contents import Contents, Partition, examine
-from vmimg.storage.base import Buffer, Storage
+from vmimg.storage.view import ReadOnlyStorage
 from vmimg.units import format_size
 
 __all__ = ["DiskStorage", "root_of"]
@@ -21,7 +21,7 @@ _TABLES: Final = ("mbr", "gpt", "apm")
 _ROOTS: Final = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "reiserfs", "squashfs")
 
 
-class DiskStorage(Storage):
+class DiskStorage(ReadOnlyStorage):
     """What the guest sees, as bytes to look at. Does not own the disk."""
 
     def __init__(self, disk: Disk) -> None:
@@ -31,18 +31,6 @@ class DiskStorage(Storage):
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._disk.read_into(offset, buffer)
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise StorageError(f"{self.name}: is open for reading")
-
-    def zero(self, offset: int, length: int) -> None:
-        raise StorageError(f"{self.name}: is open for reading")
-
-    def resize(self, size: int) -> None:
-        raise StorageError(f"{self.name}: is open for reading")
-
-    def flush(self) -> None:
-        pass
 
     def close(self) -> None:
         pass

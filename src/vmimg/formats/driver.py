@@ -182,7 +182,8 @@ class Writer(ABC):
     """The format has no blocks of its own: block_size may be set to any power of two from 512."""
     late_metadata: bool = True
     """Whether metadata in front of the data is known only at the end, so that a stream needs two
-    goes.
+    goes. Where it is not, of a format of any_block_size, nothing but the data itself depends on
+    which blocks hold some: a virtual file is made without looking.
     """
     data_limit: int | None = None
     """Guest data that would lie behind this address is cut off: the last block of a file that holds
@@ -334,6 +335,10 @@ class Driver(ABC):
         at most a few MiB whatever the file says, and works without numpy where it can. FormatError
         where it cannot go on: what was said until then counts.
         """
+        return iter(())
+
+    def vet_other(self, storage: Storage) -> Iterator[Finding]:
+        """Of what is no known disk: whether some readers would take it for one of this format."""
         return iter(())
 
     def evidence(self, storage: Storage) -> tuple[Evidence, ...]:

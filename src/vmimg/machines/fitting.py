@@ -25,6 +25,8 @@ __all__ = [
     "no_boot_order",
     "own_extras",
     "parts",
+    "tap_networks",
+    "virtio_disks",
 ]
 
 _ABSENT: Final = object()
@@ -247,6 +249,28 @@ def no_boot_order(fitting: Fitting, reason: str) -> None:
     """The dialect does not say what boots first."""
     for name in ("drives", "networks"):
         fitting.apply(Rule(f"{name}[].boot", reason))
+
+
+def virtio_disks(fitting: Fitting, title: str) -> None:
+    """The dialect has disks only, of virtio, in files or devices, that are found in their order."""
+    for at, drive in fitting.members("drives"):
+        if drive.device != "disk":
+            kind = "CD" if drive.device == "cdrom" else "floppy"
+            fitting.lose(f"drives[{at}]", f"{title} has no {kind} drives")
+        elif drive.source not in ("file", "block") or not drive.path:
+            fitting.lose(f"drives[{at}]", f"{title} has files and devices only")
+    for at, _ in fitting.members("drives"):
+        fitting.lose(f"drives[{at}].bus", f"{title} has virtio only", "virtio")
+        for part in ("controller", "slot"):
+            fitting.lose(f"drives[{at}].{part}", "disks are found in their order")
+
+
+def tap_networks(fitting: Fitting) -> None:
+    """The dialect names a tap of the host for each network."""
+    reason = "a tap of the host, which has to be there"
+    for at, _ in fitting.members("networks"):
+        fitting.lose(f"networks[{at}].kind", reason, "bridge")
+        fitting.lose(f"networks[{at}].network", reason, f"tap{at}")
 
 
 def boot_by_class(fitting: Fitting, reason: str) -> None:

@@ -6,6 +6,7 @@ vetters what is wrong with them. Nothing here reads. Imports the registry of for
 
 from __future__ import annotations
 
+import re
 import stat
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -68,6 +69,10 @@ _ARCHIVE_MAGICS: Final = (
 )
 
 
+# Parts that neither are empty nor begin with a dot: a path already.
+_IS_PATH: Final = re.compile(r"[^/.][^/]*(?:/[^/.][^/]*)*\Z").match
+
+
 @dataclass(slots=True)
 class Entry:
     """A member. ``name``: as a reader that knows all extensions takes it, bytes that are no UTF-8
@@ -103,7 +108,10 @@ class Archive(Protocol):
 
 def path_of(entry: Entry) -> str:
     """Its name without what changes nothing: ``./`` in front, slashes doubled or at the end."""
-    return "/".join(part for part in entry.name.split("/") if part not in ("", "."))
+    name = entry.name
+    if name and _IS_PATH(name):
+        return name
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def base_of(entry: Entry) -> str:

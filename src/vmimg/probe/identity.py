@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from vmimg.formats.registry import FORMATS
+from vmimg.formats.registry import FORMATS, all_formats
 from vmimg.formats.vetting import Finding
-from vmimg.formats.vhd.vetting import vet_behind
 from vmimg.probe.claims import SURE, Claim
 from vmimg.probe.detecting import Detection
 from vmimg.probe.policy import Policy
@@ -58,7 +57,8 @@ def vet_likeness(storage: Storage, best: Claim) -> Iterator[Finding]:
     yield from _marked_only(best)
     yield from _like_descriptor(storage, best)
     if best.family == "content" or best.name == "raw":
-        yield from vet_behind(storage)
+        for format in all_formats():
+            yield from format.driver().vet_other(storage)
 
 
 def _marked_only(best: Claim) -> Iterator[Finding]:

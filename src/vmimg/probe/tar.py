@@ -14,7 +14,8 @@ Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Generator
+import zlib
+from collections.abc import Callable, Generator
 from typing import Final
 
 from vmimg.formats.raw.findings import View
@@ -36,6 +37,10 @@ _KINDS: Final[dict[bytes, Kind]] = {
     b"5": "directory",
     b"6": "fifo",
 }
+
+
+_EXTENSIONS: Final = frozenset((b"x", b"g", b"X", b"L", b"K"))
+_PLAIN_FILES: Final = frozenset((b"0", b"\0"))
 
 
 class TarHeader(ctypes.BigEndianStructure):
@@ -77,6 +82,26 @@ class GnuSparse(ctypes.BigEndianStructure):
         ("unused_2", ctypes.c_uint8 * 17),
     )
 
+
+def _field(name: str) -> slice:
+    """Where it lies in a block: a structure for each of a million members would be slow."""
+    field = getattr(TarHeader, name)
+    return slice(field.offset, field.offset + field.size)
+
+
+_NAME: Final = _field("name")
+_SIZE: Final = _field("size")
+_CHKSUM: Final = _field("chksum")
+_TYPEFLAG: Final = _field("typeflag")
+_LINKNAME: Final = _field("linkname")
+_MAGIC: Final = _field("magic")
+_PREFIX: Final = _field("prefix")
+# What is added up of the checksum's own field: blanks.
+_BLANKS: Final = 8 * ord(" ")
+# What is read at once where members are small and many.
+_NEAR: Final = 64 << 10
+_SMALL: Final = 8 << 10
+_MANY: Final = 4
 
 # Where a block of the map of an old GNU sparse member says that another one follows.
 _SPARSE_MORE: Final = 504
@@ -137,7 +162,7 @@ class TarWalk:
             ):
                 self.crowded = True
                 return
-            if not self._spend(BLOCK):
+            if self._budget is not None and not self._spend(BLOCK):
                 return
             block = yield at, BLOCK
             if len(block) < BLOCK:
@@ -148,18 +173,18 @@ class TarWalk:
                 self.complete = True
                 self.end = at + (2 * BLOCK if second == _ZEROS else BLOCK)
                 return
-            header = header_of(block)
-            if header is None:
+            if not _is_header(block):
                 self.broken = at
                 return
-            self.flavour = self.flavour or _flavour(header)
-            size = _number(bytes(header.size))
+            if not self.flavour:
+                self.flavour = _flavour(TarHeader.from_buffer_copy(block))
+            size = _number(block[_SIZE])
             if size is None:
                 self._note("member-size", "a header has a size that is no number", at)
                 self.broken = at
                 return
-            flag = bytes((header.typeflag,))
-            if flag in (b"x", b"g", b"X", b"L", b"K"):
+            flag = block[_TYPEFLAG]
+            if flag in _EXTENSIONS:
                 self.extended = True
                 self._extra += 1
                 if size > self.max_extension:
@@ -169,16 +194,17 @@ class TarWalk:
                     self._take(flag, (yield at + BLOCK, size), at)
                 at += BLOCK + _padded(size)
                 continue
-            at = yield from self._member(at, header, flag, size, block)
+            at = yield from self._member(at, flag, size, block)
 
     def run(self, view: View) -> None:
         """Go through the tar that ``view`` is on."""
         self._view = view
         steps = self.steps()
+        read = _nearby(view)
         try:
             offset, length = next(steps)
             while True:
-                offset, length = steps.send(view.read(offset, length))
+                offset, length = steps.send(read(offset, length))
         except StopIteration:
             pass
         except NotHeld:
@@ -200,7 +226,7 @@ class TarWalk:
         self.entries.append(entry)
 
     def _member(
-        self, at: int, header: TarHeader, flag: bytes, size: int, block: bytes
+        self, at: int, flag: bytes, size: int, block: bytes
     ) -> Generator[tuple[int, int], bytes, int]:
         data = at + BLOCK
         real = 0
@@ -213,8 +239,9 @@ class TarWalk:
                 piece = yield data, BLOCK
                 data += BLOCK
                 more = piece[_SPARSE_MORE] if len(piece) == BLOCK else 0
-        entry = self._names.entry(self, at, header, flag, size)
-        entry.real_size = real or entry.real_size
+        entry = self._names.entry(self, at, block, flag, size)
+        if real:
+            entry.real_size = real
         if entry.kind in ("file", "other"):
             if not entry.real_size and flag != b"S":
                 entry.data = data
@@ -230,15 +257,10 @@ class TarWalk:
             following = data
         self._count += 1
         self.keep(entry)
+        if self._budget is None or entry.data is None:
+            return following
         wanted = min(entry.size, TELLING_BYTES)
-        if (
-            self._budget is not None
-            and entry.data is not None
-            and wanted
-            and is_telling(entry.name)
-            and self._budget > 4 * wanted
-            and self._spend(wanted)
-        ):
+        if wanted and is_telling(entry.name) and self._budget > 4 * wanted and self._spend(wanted):
             yield entry.data, wanted
         return following
 
@@ -272,16 +294,45 @@ def read_tar(view: View, limit: int) -> TarWalk:
 
 def header_of(block: bytes) -> TarHeader | None:
     """The header in a block of 512 bytes; None where its checksum says that it is none."""
-    stored = _octal(block[148:156])
+    return TarHeader.from_buffer_copy(block) if _is_header(block) else None
+
+
+def _is_header(block: bytes) -> bool:
+    stored = _octal(block[_CHKSUM])
     if not stored:
-        return None
-    unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-    if stored != unsigned:
-        # Some old programs added up signed characters.
-        rest = block[:148] + block[156:]
-        if stored != unsigned - 256 * sum(byte > 127 for byte in rest):
-            return None
-    return TarHeader.from_buffer_copy(block)
+        return False
+    # One half of Adler-32 is the sum of the bytes and 1, modulo 65521; that many ASCII has not.
+    total = (zlib.adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
+    unsigned = total - sum(block[_CHKSUM]) + _BLANKS
+    if stored == unsigned:
+        return True
+    # Some old programs added up signed characters.
+    rest = block[: _CHKSUM.start] + block[_CHKSUM.stop :]
+    return stored == unsigned - 256 * sum(byte > 127 for byte in rest)
+
+
+def _nearby(view: View) -> Callable[[int, int], bytes]:
+    """Reads of ``view``: several headers at once where some were near to each other."""
+    held, start, last, row = b"", 0, 0, 0
+
+    def read(offset: int, length: int) -> bytes:
+        nonlocal held, start, last, row
+        at = offset - start
+        if at >= 0 and at + length <= len(held):
+            last = offset
+            return held[at : at + length]
+        row = row + 1 if offset - last <= _SMALL else 0
+        last = offset
+        if row >= _MANY and length <= BLOCK and offset + _NEAR <= view.size:
+            try:
+                held, start = view.read(offset, _NEAR), offset
+            except NotHeld:
+                pass
+            else:
+                return held[:length]
+        return view.read(offset, length)
+
+    return read
 
 
 class _Overrides:
@@ -324,7 +375,10 @@ class _Overrides:
             self.set(key, value, walk, at, everyone)
         walk._note("malformed", f"a PAX header has more than {walk.max_records} records", at)
 
-    def entry(self, walk: TarWalk, at: int, header: TarHeader, flag: bytes, size: int) -> Entry:
+    def entry(self, walk: TarWalk, at: int, block: bytes, flag: bytes, size: int) -> Entry:
+        if not self._next and not self._all and flag in _PLAIN_FILES:
+            return _plain_entry(block, at, size)
+        header = TarHeader.from_buffer_copy(block)
         said = {**self._all, **self._next}
         self._next = {}
         plain = header.name
@@ -383,6 +437,16 @@ _PAX_KEYS: Final = (
 )
 
 
+def _plain_entry(block: bytes, at: int, size: int) -> Entry:
+    """The same as `_Overrides.entry` of a file of which nothing else is said, as most are."""
+    name = block[_NAME].partition(b"\0")[0]
+    if block[_PREFIX.start] and block[_MAGIC] == b"ustar\0":
+        name = block[_PREFIX].partition(b"\0")[0] + b"/" + name
+    kind: Kind = "directory" if name.endswith(b"/") else "file"
+    link = block[_LINKNAME].partition(b"\0")[0] if block[_LINKNAME.start] else b""
+    return Entry(_text(name), kind, size, size, at, None, _text(link) if link else "")
+
+
 def _misleads(plain: bytes, name: bytes) -> bool:
     """Whether a reader that ignores extended headers takes the member for another one. What they
     are for is not meant: names that are too long for the header, or no ASCII.
@@ -408,11 +472,13 @@ def _number(field: bytes) -> int | None:
 
 
 def _octal(field: bytes) -> int | None:
-    digits = field.split(b"\0")[0].strip(b" ")
+    digits = field.partition(b"\0")[0].strip(b" ")
     if not digits:
         return 0
-    # Not int(): it takes signs and underscores.
-    return int(digits, 8) if not digits.strip(b"01234567") else None
+    # int() takes signs and underscores.
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        return None
+    return int(digits, 8)
 
 
 def _padded(size: int) -> int:

@@ -89,7 +89,7 @@ def spool(
         if kind is None:
             return source
         try:
-            chunks = _unpacked(kind, _from_storage(source, progress), name)
+            chunks = unpacked(kind, _from_storage(source, progress), name)
             return _spool(chunks, name, directory, limit)
         finally:
             source.close()
@@ -121,7 +121,7 @@ def spool(
     kind = outer_compression(head)
     everything = _chain(head, chunks)
     if kind is not None:
-        everything = _unpacked(kind, everything, name)
+        everything = unpacked(kind, everything, name)
     return _spool(everything, name, directory, limit)
 
 
@@ -318,7 +318,11 @@ class _Input:
         self.at -= count
 
 
-def _unpacked(kind: str, chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+def unpacked(kind: str, chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """What is in the stream of ``chunks``, compressed by ``kind`` (`outer_compression`), in pieces.
+
+    Raises FormatError where it is broken or ends early, and what the chunks raise.
+    """
     make, errors = _library(kind)
     source = _Input(chunks)
     while source.fill(1):

@@ -40,14 +40,17 @@ class MemberIndex:
         """One more; whether it is the first of its name."""
         index = len(self._ends)
         raw = name.encode("utf-8", "surrogateescape")
+        first, second, third = numbers
         if index >= _MAX_MEMBERS or len(self._names) + len(raw) > _MAX_NAMES:
             raise UnsafeImage(f"{self._what}: has more members than are taken ({index})")
         if 2 * index >= len(self._table):
             self._grow()
         self._names += raw
         self._ends.append(len(self._names))
-        for row, number in zip(self._numbers, numbers, strict=True):
-            row.append(number)
+        rows = self._numbers
+        rows[0].append(first)
+        rows[1].append(second)
+        rows[2].append(third)
         return self._enter(index, raw)
 
     def find(self, name: str) -> int | None:
@@ -77,10 +80,13 @@ class MemberIndex:
         return bytes(self._names[start : self._ends[index]])
 
     def _enter(self, index: int, raw: bytes) -> bool:
-        slot = self._slot(raw)
-        if self._table[slot] != _EMPTY:
-            return False
-        self._table[slot] = index
+        table = self._table
+        slot = hash(raw) & (len(table) - 1)
+        if table[slot] != _EMPTY:
+            slot = self._slot(raw)
+            if table[slot] != _EMPTY:
+                return False
+        table[slot] = index
         return True
 
     def _slot(self, raw: bytes) -> int:

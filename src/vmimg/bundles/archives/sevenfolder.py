@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import ctypes
 import lzma
-import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
 from vmimg.bundles.archives.inflating import InflatedStorage
+from vmimg.bundles.archives.listed import ListedFolder
 from vmimg.bundles.archives.unpacking import lzma_filter, raw_lzma, stream_pieces
 from vmimg.codecs.crc32 import crc32, crc32_join
 from vmimg.errors import (
     FormatError,
     LockedImage,
-    StorageError,
     UnsafeImage,
     UnsupportedFeature,
 )
 from vmimg.formats.raw.findings import View
-from vmimg.probe.entries import path_of
 from vmimg.probe.sevenzip import PackedFolder, SignatureHeader, read_7z
 from vmimg.probe.streams import XZ_MEMORY
 from vmimg.storage.base import Storage
-from vmimg.storage.folder import Folder
 from vmimg.storage.memory import MemoryStorage
 from vmimg.storage.slice import SliceStorage
 from vmimg.storage.stream import spool_pieces
@@ -43,7 +40,7 @@ _AES: Final = b"\x06\xf1\x07\x01"
 _X86: Final = b"\3\3\1\3"
 
 
-class SevenZipFolder(Folder):
+class SevenZipFolder(ListedFolder[int]):
     """``storage``, which belongs to it, is a 7z. Of members of one name it has the first, of those
     whose names lead out none. ``near``: where temporary copies go; ``limit``: bytes that one may
     have.
@@ -52,12 +49,7 @@ class SevenZipFolder(Folder):
     """
 
     def __init__(self, storage: Storage, *, near: str | None = None, limit: int) -> None:
-        self.name = storage.name
-        self._storage = storage
-        self._near = near
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._copies: dict[int, Storage] = {}
+        super().__init__(storage, near=near, limit=limit)
         found = read_7z(View(storage, 0, storage.size), _MAX_MEMBERS)
         if found.encrypted:
             raise LockedImage(f"{self.name}: is encrypted, as 7z does it; unpack it first")
@@ -71,21 +63,7 @@ class SevenZipFolder(Folder):
         if streams is not None:
             self._locate(streams.start, streams.packed)
             self._number(streams.sizes, streams.checksums)
-        self._members: dict[str, int] = {}
-        seen = set()
-        for entry, number in zip(found.entries, found.numbers, strict=True):
-            path = path_of(entry)
-            if path in seen:
-                continue
-            seen.add(path)
-            if entry.kind == "file" and path and ".." not in path.split("/"):
-                self._members[path] = number
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._members)
-
-    def exists(self, name: str) -> bool:
-        return name in self._members
+        self._list(zip(found.entries, found.numbers, strict=True))
 
     def size(self, name: str) -> int:
         number = self._member(name)
@@ -99,25 +77,13 @@ class SevenZipFolder(Folder):
             storage = MemoryStorage(b"", shown)
         else:
             folder, offset, size, _ = self._places[number]
-            whole = self._unpacked(folder, shown)
+            whole = self._copy(folder, lambda: self._unpack(folder, shown))
             if offset + size > whole.size:
                 raise FormatError(f"{shown}: is cut off: what it is packed in ends before it")
             storage = SliceStorage(whole, offset, size, shown)
         storage.folder = self
         storage.member = name
         return storage
-
-    def close(self) -> None:
-        with self._lock:
-            while self._copies:
-                self._copies.popitem()[1].close()
-        self._storage.close()
-
-    def _member(self, name: str) -> int:
-        number = self._members.get(name)
-        if number is None:
-            raise StorageError(f"{self.name}: there is no file '{name}' in it")
-        return number
 
     def _locate(self, start: int, packed: list[int]) -> None:
         """Where the packed streams lie that the folders take, which take them in turn."""
@@ -137,13 +103,6 @@ class SevenZipFolder(Folder):
                 size, checksum = next(files, (0, None))
                 self._places.append((number, offset, size, checksum))
                 offset += size
-
-    def _unpacked(self, number: int, shown: str) -> Storage:
-        """What a folder unpacks to; kept until the archive is closed."""
-        with self._lock:
-            if number not in self._copies:
-                self._copies[number] = self._unpack(number, shown)
-            return self._copies[number]
 
     def _unpack(self, number: int, shown: str) -> Storage:
         folder = self._folders[number]

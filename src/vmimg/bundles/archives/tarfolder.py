@@ -172,7 +172,10 @@ class _Walk(TarWalk):
 
     def keep(self, entry: Entry) -> None:
         path = path_of(entry)
-        is_file = entry.kind == "file" and path and ".." not in path.split("/")
+        # Most names have no two dots at all.
+        is_file = (
+            entry.kind == "file" and path and (".." not in path or ".." not in path.split("/"))
+        )
         data, size = -1, min(entry.size, _SPARSE)
         if is_file:
             data = entry.offset + BLOCK if entry.data is None else entry.data
@@ -184,8 +187,9 @@ class _Walk(TarWalk):
         self._extended_at = None
         first = self.index.add(path, data, size, entry.offset)
         if self._refusing is not None:
-            self._refusing.findings(self.problems)
-            self.problems.clear()
+            if self.problems:
+                self._refusing.findings(self.problems)
+                self.problems.clear()
             self._refusing.member(entry, twice=not first)
 
     def _take(self, flag: bytes, body: bytes, at: int) -> None:

@@ -7,17 +7,15 @@ that is what all readers of today do. Source: PKWARE APPNOTE.TXT 6.3.10. Imports
 from __future__ import annotations
 
 import ctypes
-import threading
 from typing import Final
 
 from vmimg.bundles.archives.inflating import InflatedStorage
+from vmimg.bundles.archives.listed import ListedFolder
 from vmimg.bundles.archives.unpacking import unpacked_member
-from vmimg.errors import FormatError, LockedImage, StorageError, UnsafeImage, UnsupportedFeature
+from vmimg.errors import FormatError, LockedImage, UnsafeImage, UnsupportedFeature
 from vmimg.formats.raw.findings import View
-from vmimg.probe.entries import path_of
 from vmimg.probe.zip import LOCAL, LocalHeader, Record, read_zip
 from vmimg.storage.base import Storage
-from vmimg.storage.folder import Folder
 from vmimg.storage.slice import SliceStorage
 
 __all__ = ["ZipFolder"]
@@ -30,7 +28,7 @@ _MAX_MEMBERS: Final = 100_000
 _OTHERS: Final = {12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
 
 
-class ZipFolder(Folder):
+class ZipFolder(ListedFolder[Record]):
     """``storage``, which belongs to it, is a zip. Of members of one name it has the first, of those
     whose names lead out none. ``near``: where temporary copies go; ``limit``: bytes that one may
     have.
@@ -39,12 +37,7 @@ class ZipFolder(Folder):
     """
 
     def __init__(self, storage: Storage, *, near: str | None = None, limit: int) -> None:
-        self.name = storage.name
-        self._storage = storage
-        self._near = near
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._copies: dict[str, Storage] = {}
+        super().__init__(storage, near=near, limit=limit)
         found = read_zip(View(storage, 0, storage.size), _MAX_MEMBERS, _MAX_DIRECTORY)
         if found.crowded:
             raise UnsafeImage(f"{self.name}: has more members than are taken ({_MAX_MEMBERS})")
@@ -52,27 +45,13 @@ class ZipFolder(Folder):
             raise FormatError(
                 f"{self.name}: is incomplete: its directory of members is missing or damaged"
             )
-        self._records: dict[str, Record] = {}
-        seen = set()
-        for record in found.records:
-            path = path_of(record.entry)
-            if path in seen:
-                continue
-            seen.add(path)
-            if record.entry.kind == "file" and path and ".." not in path.split("/"):
-                self._records[path] = record
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._records)
-
-    def exists(self, name: str) -> bool:
-        return name in self._records
+        self._list((record.entry, record) for record in found.records)
 
     def size(self, name: str) -> int:
-        return self._record(name).entry.size
+        return self._member(name).entry.size
 
     def open(self, name: str) -> Storage:
-        record = self._record(name)
+        record = self._member(name)
         entry = record.entry
         shown = f"{self.name}:{name}"
         start = self._start(record, shown)
@@ -105,18 +84,6 @@ class ZipFolder(Folder):
         storage.member = name
         return storage
 
-    def close(self) -> None:
-        with self._lock:
-            while self._copies:
-                self._copies.popitem()[1].close()
-        self._storage.close()
-
-    def _record(self, name: str) -> Record:
-        record = self._records.get(name)
-        if record is None:
-            raise StorageError(f"{self.name}: there is no file '{name}' in it")
-        return record
-
     def _start(self, record: Record, shown: str) -> int:
         """Where the data of a member begins."""
         entry = record.entry
@@ -134,15 +101,12 @@ class ZipFolder(Folder):
     def _copied(self, name: str, record: Record, start: int, shown: str) -> Storage:
         """A member that cannot be read where it lies, from a copy that is made once."""
         entry = record.entry
-        with self._lock:
-            if name not in self._copies:
-                packed = SliceStorage(self._storage, start, entry.stored, shown)
-                if entry.size > self._limit:
-                    raise UnsafeImage(
-                        f"{shown}: has {entry.size} bytes, and {self._limit} are allowed"
-                    )
-                self._copies[name] = unpacked_member(
-                    packed, _OTHERS[entry.method], entry.size, record.crc32, near=self._near
-                )
-            copy = self._copies[name]
+        if entry.size > self._limit:
+            raise UnsafeImage(f"{shown}: has {entry.size} bytes, and {self._limit} are allowed")
+        packed = SliceStorage(self._storage, start, entry.stored, shown)
+        kind = _OTHERS[entry.method]
+        copy = self._copy(
+            name,
+            lambda: unpacked_member(packed, kind, entry.size, record.crc32, near=self._near),
+        )
         return SliceStorage(copy, 0, copy.size, shown)

@@ -21,6 +21,7 @@ from vmimg.extras import require
 from vmimg.storage.base import Buffer, Storage
 from vmimg.storage.folder import Folder
 from vmimg.storage.output import Output
+from vmimg.storage.view import ReadOnlyStorage
 
 __all__ = ["CbcReader", "CbcWriter", "PrivateKey", "certificates_of", "seal", "verified"]
 
@@ -118,7 +119,7 @@ def verified(certificates: Sequence[Any], signature: bytes, data: bytes) -> bool
     return False
 
 
-class CbcReader(Storage):
+class CbcReader(ReadOnlyStorage):
     """What the members ``names`` of ``folder`` hold together, decrypted. A few of them are open at
     a time: a large image has more parts than a process may have files.
 
@@ -148,12 +149,8 @@ class CbcReader(Storage):
         self.size = total - padding
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._check(offset, len(buffer))
         end = offset + len(buffer)
-        if offset < 0 or end > self.size:
-            raise StorageError(
-                f"{self.name}: cannot read {len(buffer)} bytes at offset {offset}: "
-                f"it ends at {self.size}"
-            )
         start = offset - offset % _BLOCK
         plain = self._decrypted(start, -(-(end - start) // _BLOCK) * _BLOCK)
         buffer[:] = plain[offset - start : end - start]
@@ -190,18 +187,6 @@ class CbcReader(Storage):
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)[1].close()
         return part
-
-    def write(self, offset: int, data: Buffer) -> None:
-        raise StorageError(f"{self.name}: is open for reading")
-
-    def zero(self, offset: int, length: int) -> None:
-        raise StorageError(f"{self.name}: is open for reading")
-
-    def resize(self, size: int) -> None:
-        raise StorageError(f"{self.name}: is open for reading")
-
-    def flush(self) -> None:
-        pass
 
     def close(self) -> None:
         while self._open:

@@ -113,6 +113,11 @@ class VhdDriver(Driver):
 
         return few(vet(storage))
 
+    def vet_other(self, storage: Storage) -> Iterator[Finding]:
+        from vmimg.formats.vhd.vetting import vet_other
+
+        return vet_other(storage)
+
     def evidence(self, storage: Storage) -> tuple[Evidence, ...]:
         from vmimg.formats.vhd.vetting import evidence
 

@@ -21,7 +21,7 @@ from vmimg.formats.vhd.vetdynamic import NOWHERE, unknown_version, vet_dynamic
 from vmimg.storage.base import NotHeld, Storage
 from vmimg.units import align_up, format_size
 
-__all__ = ["evidence", "vet", "vet_behind"]
+__all__ = ["evidence", "vet", "vet_other"]
 
 # How far from the end a footer is looked for that something stands behind.
 _REACH: Final = 64 << 10
@@ -156,7 +156,7 @@ def _vet_pair(
         )
 
 
-def vet_behind(storage: Storage) -> Iterator[Finding]:
+def vet_other(storage: Storage) -> Iterator[Finding]:
     """Of what is no VHD: whether it would be a fixed one without the last few KiB."""
     start, tail = _tail(storage)
     place = tail.rfind(s.COOKIE)

@@ -14,7 +14,7 @@ import json
 from typing import Any, Final
 
 from vmimg.machines.dialect import Written
-from vmimg.machines.fitting import Fitting, Rule, no_boot_order
+from vmimg.machines.fitting import Fitting, Rule, no_boot_order, tap_networks, virtio_disks
 from vmimg.machines.model import Machine, Serial
 
 __all__ = ["write"]
@@ -109,21 +109,8 @@ def _fitting(machine: Machine) -> Fitting:
     if cpus.sockets and cpus.sockets * cpus.cores * cpus.threads != fitting.now("cpus.count"):
         for key in ("sockets", "cores", "threads"):
             fitting.lose(f"cpus.{key}", "the processors do not fill the sockets")
-    for at, drive in fitting.members("drives"):
-        key = f"drives[{at}]"
-        if drive.device != "disk":
-            kind = "CD" if drive.device == "cdrom" else "floppy"
-            fitting.lose(key, f"{_NO} {kind} drives")
-        elif drive.source not in ("file", "block") or not drive.path:
-            fitting.lose(key, "cloud-hypervisor has files and devices only")
-    for at, _ in fitting.members("drives"):
-        fitting.lose(f"drives[{at}].bus", "cloud-hypervisor has virtio only", "virtio")
-        for part in ("controller", "slot"):
-            fitting.lose(f"drives[{at}].{part}", "disks are found in their order")
-    for at, _ in fitting.members("networks"):
-        reason = "a tap of the host, which has to be there"
-        fitting.lose(f"networks[{at}].kind", reason, "bridge")
-        fitting.lose(f"networks[{at}].network", reason, f"tap{at}")
+    virtio_disks(fitting, "cloud-hypervisor")
+    tap_networks(fitting)
     no_boot_order(fitting, "its firmware looks for what boots")
     for at, serial in fitting.members("serials"):
         if at:

@@ -13,7 +13,7 @@ import json
 from typing import Any, Final
 
 from vmimg.machines.dialect import Written
-from vmimg.machines.fitting import Fitting, Rule
+from vmimg.machines.fitting import Fitting, Rule, tap_networks, virtio_disks
 from vmimg.machines.model import Machine
 
 __all__ = ["write"]
@@ -102,26 +102,13 @@ def _fitting(machine: Machine) -> Fitting:
         fitting.lose("cpus.threads", "Firecracker has one or two threads to a core")
     for key in ("sockets", "cores"):
         fitting.lose(f"cpus.{key}", "Firecracker is told the number only")
-    for at, drive in fitting.members("drives"):
-        key = f"drives[{at}]"
-        if drive.device != "disk":
-            kind = "CD" if drive.device == "cdrom" else "floppy"
-            fitting.lose(key, f"Firecracker has no {kind} drives")
-        elif drive.source not in ("file", "block") or not drive.path:
-            fitting.lose(key, "Firecracker has files and devices only")
-    for at, _ in fitting.members("drives"):
-        fitting.lose(f"drives[{at}].bus", "Firecracker has virtio only", "virtio")
-        for part in ("controller", "slot"):
-            fitting.lose(f"drives[{at}].{part}", "drives are found in their order")
+    virtio_disks(fitting, "Firecracker")
     booted = [(drive.boot, at) for at, drive in fitting.members("drives") if drive.boot]
     for _, at in sorted(booted)[1:]:
         fitting.lose(f"drives[{at}].boot", "one disk is the root of the kernel")
     if booted:
         fitting.lose(f"drives[{min(booted)[1]}].boot", "the kernel's root is the first", 1)
+    tap_networks(fitting)
     for at, _ in fitting.members("networks"):
-        fitting.lose(f"networks[{at}].kind", "a tap of the host, which has to be there", "bridge")
-        fitting.lose(
-            f"networks[{at}].network", "a tap of the host, which has to be there", f"tap{at}"
-        )
         fitting.lose(f"networks[{at}].boot", "Firecracker does not boot from the network")
     return fitting

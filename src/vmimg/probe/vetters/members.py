@@ -34,6 +34,10 @@ _HEAD: Final = 512
 _LONG: Final = "has a longer name than any system takes"
 _TWICE: Final = "is in it twice"
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
+# Parts that begin with no dot, and letters of which none means something to a system.
+_HARMLESS: Final = re.compile(
+    r"(?![A-Za-z]:)\w[\w .:+=@,~-]*(?:/\w[\w .:+=@,~-]*)*\Z", re.ASCII
+).match
 _LEAVES: Final = re.compile(r"(^|[\\/])\.\.([\\/]|$)")
 
 
@@ -78,6 +82,8 @@ class MemberErrors:
 
     def of(self, entry: Entry, *, twice: bool) -> Finding | None:
         """What is wrong with the next one; ``twice``: there was one of its name before."""
+        if not twice and entry.kind == "file" and self._members.is_harmless(entry.name):
+            return None
         for finding in self._members.one(entry, twice):
             if finding.severity == Severity.ERROR:
                 return finding
@@ -120,6 +126,10 @@ class _Members:
                 yield from self._content(entry)
         if self._steps < 0:
             yield Finding.of("unfinished", "its links were not all followed")
+
+    def is_harmless(self, name: str) -> bool:
+        """Whether nothing can be wrong with a file of that name: most have one, and are many."""
+        return not self._links and len(name) <= _MAX_PARTS and _HARMLESS(name) is not None
 
     def one(self, entry: Entry, twice: bool) -> Iterator[Finding]:
         """Of one that comes behind those before it."""
