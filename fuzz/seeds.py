@@ -179,6 +179,8 @@ def _descriptions(name: str) -> Iterator[bytes]:
             yield hyperv_by_hand.xml(tree)
         elif name == "vmcx":
             yield hyperv_by_hand.vmcx(tree)
+    if name == "hyperv-exp":
+        yield hyperv_by_hand.exp("5D7A2F3C-0D1B-4C55-8E4B-3F8A9E2B1C10")
     test = _TESTS / "machines" / f"test_{name.replace('-', '_')}.py"
     if test.exists():
         yield from _constants(test)

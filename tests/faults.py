@@ -35,6 +35,7 @@ MODULES = (
     "vmimg.storage.syscalls",
     "vmimg.formats.iso.making",
     "vmimg.formats.iso.tree",
+    "vmimg.service.stores.file",
 )
 
 READS = frozenset({"preadv", "preadv2", "pread", "read", "lseek", "fstat", "stat", "listdir"})

@@ -230,3 +230,42 @@ def vmcx(
     if stale:
         out[position : position + 10] = struct.pack("<HHHI", 2, 2, 0, 0)
     return bytes(out)
+
+
+def _instance(name: str, **values: object) -> str:
+    inner = "".join(
+        f'<PROPERTY NAME="{key}" TYPE="string"><VALUE>{value}</VALUE></PROPERTY>'
+        for key, value in values.items()
+    )
+    return f'<VALUE.OBJECT><INSTANCE CLASSNAME="{name}">{inner}</INSTANCE></VALUE.OBJECT>'
+
+
+def exp(guid: str) -> bytes:
+    """An export of Windows Server 2008: instances of WMI's classes, a disk and a card."""
+    own = f"Microsoft:{guid}"
+    ide = f"{own}\\83F8638B-8DCA-4152-9EDA-2CA8B33039B4\\1"
+
+    def parent(id_: str) -> str:
+        escaped = id_.replace("\\", "\\\\")
+        return f'\\\\HOST\\root\\virtualization:Msvm_X.InstanceID="{escaped}"'
+
+    text = "".join((
+        _instance("Msvm_VirtualSystemGlobalSettingData", ElementName="old server"),
+        _instance("Msvm_VirtualSystemSettingData", InstanceID=own, Notes="from 2008",
+                  BIOSGUID="{7FFEE066-9755-4950-9A16-4C94AC67AD00}"),
+        _instance("Msvm_ProcessorSettingData", InstanceID=f"{own}\\p", ResourceType=3,
+                  VirtualQuantity=2),
+        _instance("Msvm_MemorySettingData", InstanceID=f"{own}\\m", ResourceType=4,
+                  VirtualQuantity=1024),
+        _instance("Msvm_ResourceAllocationSettingData", InstanceID=ide, ResourceType=5,
+                  ResourceSubType="Microsoft Emulated IDE Controller", Address=1),
+        _instance("Msvm_ResourceAllocationSettingData", InstanceID=f"{ide}\\0\\D", Address=1,
+                  ResourceSubType="Microsoft Synthetic Disk Drive", Parent=parent(ide)),
+        _instance("Msvm_ResourceAllocationSettingData", InstanceID=f"{ide}\\0\\L",
+                  ResourceSubType="Microsoft Virtual Hard Disk", Connection="E:\\VMs\\old.vhd",
+                  Parent=parent(f"{ide}\\0\\D")),
+        _instance("Msvm_SyntheticEthernetPortSettingData", InstanceID=f"{own}\\n",
+                  ResourceType=10, Address="00155D010203"),
+    ))  # fmt: skip
+    body = f"<DECLARATIONS><DECLGROUP>{text}</DECLGROUP></DECLARATIONS>"
+    return f'<?xml version="1.0" encoding="utf-16"?>{body}'.encode("utf-16")

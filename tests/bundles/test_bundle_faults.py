@@ -62,6 +62,7 @@ PACKS: list[tuple[str, dict[str, Any]]] = [
     ("new.tar.gz", {"kind": "gce"}),
     ("new.tar", {"kind": "oci"}),
     ("new.vmwarevm", {"kind": "vmware"}),
+    ("new.export", {"kind": "hyperv"}),
 ]
 
 

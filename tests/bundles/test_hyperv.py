@@ -11,7 +11,7 @@ from folders_by_hand import chain, packings
 import hyperv_by_hand as by_hand
 import vmimg
 from vmimg.bundles.opening import open_bundle
-from vmimg.errors import ChainError, FormatError, UnsafeImage
+from vmimg.errors import ChainError, FormatError, StorageError
 
 _BASE, _LATER, _NOW = "db.vhdx", "db_1111.avhdx", "db_2222.avhdx"
 _HOST = "C:\\ClusterStorage\\Volume1\\db\\Virtual Hard Disks\\"
@@ -124,7 +124,7 @@ def test_a_disk_that_did_not_come_along_is_one_clear_error(tmp_path: Path) -> No
     folder = tmp_path / "db"
     _export(folder)
     (folder / "Virtual Hard Disks" / _NOW).unlink()
-    with pytest.raises(UnsafeImage, match=r"its disk .*db_2222\.avhdx' is not in it"):
+    with pytest.raises(StorageError, match=r"its disk .*db_2222\.avhdx' is not in it"):
         open_bundle(folder)
 
 
@@ -134,7 +134,7 @@ def test_nothing_outside_of_the_export_is_followed(tmp_path: Path, path: str) ->
     _export(folder)
     machine = by_hand.vmcx(by_hand.generation2(path))
     next((folder / "Virtual Machines").glob("*.vmcx")).write_bytes(machine)
-    with pytest.raises(UnsafeImage, match="is looked for nowhere else"):
+    with pytest.raises(StorageError, match="is looked for nowhere else"):
         open_bundle(folder)
 
 

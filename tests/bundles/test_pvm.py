@@ -11,7 +11,7 @@ from folders_by_hand import packings
 import vmimg
 from samples import awkward_disk, write_sparse
 from vmimg.bundles.opening import open_bundle
-from vmimg.errors import UnsafeImage
+from vmimg.errors import StorageError, UnsafeImage, VmimgError
 from vmimg.machines.model import CPUs, Drive, Firmware, Machine, Network
 
 _STATE = "0a1b2c3d-0000-4000-8000-000000000001"
@@ -80,24 +80,24 @@ def test_a_machine_is_opened_by_its_description_and_tells_its_snapshots(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "said", "error"),
     [
-        ("../../etc/passwd", "lies outside of what it came in"),
-        ("/Users/x/disk.hdd", "lies outside of what it came in"),
-        ("C:\\x.hdd", "lies outside of what it came in"),
-        ("gone.hdd", "its disk 'gone.hdd' is not in it"),
+        ("../../etc/passwd", "lies outside of what it came in", UnsafeImage),
+        ("/Users/x/disk.hdd", "lies outside of what it came in", UnsafeImage),
+        ("C:\\x.hdd", "lies outside of what it came in", UnsafeImage),
+        ("gone.hdd", "its disk 'gone.hdd' is not in it", StorageError),
     ],
 )
 def test_a_disk_elsewhere_or_missing_is_one_clear_error(
-    tmp_path: Path, named: str, said: str
+    tmp_path: Path, named: str, said: str, error: type[VmimgError]
 ) -> None:
     (raw,) = _disks(tmp_path, 1)
     vmimg.pack([raw], tmp_path / "mac.pvm", machine=Machine(name="mac", drives=(Drive(),)))
     config = tmp_path / "mac.pvm" / "config.pvs"
     config.write_text(config.read_text().replace("mac-disk1.hdd", named))
-    with pytest.raises(UnsafeImage) as error:
+    with pytest.raises(error) as caught:
         open_bundle(tmp_path / "mac.pvm")
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_link_in_the_machine_that_leads_out_of_it_is_not_followed(tmp_path: Path) -> None:

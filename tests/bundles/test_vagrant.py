@@ -176,7 +176,67 @@ def test_vagrant_adds_a_box_for_virtualbox(tmp_path: Path) -> None:
     assert names == {"metadata.json", "Vagrantfile", "box.ovf", "box-disk001.vmdk"}
 
 
-@pytest.mark.parametrize("provider", ["virtualbox", "vmware_desktop", "parallels"])
+# Vagrant's own code, in the directory that it made of the box; what it would import is printed.
+_IMPORT = """
+require "vagrant"
+require Gem.loaded_specs["vagrant"].full_gem_path + "/plugins/providers/hyperv/action/import"
+box = Struct.new(:directory).new(Pathname.new(ARGV[0]))
+driver = Object.new
+def driver.has_vmcx_support?; false; end
+def driver.import(options); puts JSON.dump(options); { "id" => "made" }; end
+provider = Struct.new(:driver).new(driver)
+config = Struct.new(:linked_clone, :vmname).new(false, nil)
+machine = Struct.new(:box, :provider, :data_dir, :provider_config, :id, :name).new(
+  box, provider, Pathname.new("/data"), config)
+ui = Object.new
+def ui.output(text); end
+def ui.detail(text); end
+VagrantPlugins::HyperV::Action::Import.new(proc {}, nil).call(machine: machine, ui: ui)
+"""
+
+
+@pytest.mark.peer("vagrant", "qemu-img")
+def test_vagrant_adds_a_box_for_hyperv_and_finds_what_it_imports(tmp_path: Path) -> None:
+    pack("box", tmp_path / "x.box", [disk_file(tmp_path)], provider="hyperv")
+
+    home = tmp_path / "home"
+    said = vagrant(home, "box", "add", "--name", "ours", "--provider", "hyperv", tmp_path / "x.box")
+    assert "Successfully added box 'ours' (v0) for 'hyperv'!" in said
+    box = added(home, "hyperv")
+    assert json.loads((box / "metadata.json").read_text())["provider"] == "hyperv"
+    done = subprocess.run(
+        ["ruby", "-e", _IMPORT, str(box)], capture_output=True, check=True,
+        env=os.environ | {"HOME": str(home), "VAGRANT_HOME": str(home / ".vagrant.d")},
+    )  # fmt: skip
+    options = json.loads(done.stdout.decode().splitlines()[-1])
+    description, disk = (
+        Path(options[key].replace("\\", "/")) for key in ("VMConfigFile", "SourcePath")
+    )
+    assert description.read_bytes().decode("utf-16").count(disk.name) == 1
+    peers.run("qemu-img", "compare", tmp_path / "disk.raw", disk)
+
+
+def test_a_box_for_hyperv_has_one_disk(tmp_path: Path) -> None:
+    disks = [disk_file(tmp_path), disk_file(tmp_path, "more.raw", seed=6)]
+    machine = replace(MACHINE, drives=(Drive(bus="scsi"), Drive(bus="scsi", slot=1)))
+    with pytest.raises(OptionError, match="has one disk, not 2"):
+        pack("box", tmp_path / "x.box", disks, machine=machine, provider="hyperv")
+
+
+@pytest.mark.parametrize("format", ["vhdx", "vhd"])
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_a_box_for_hyperv_carries_its_disk_in_either_format(
+    tmp_path: Path, format: str, compression: str
+) -> None:
+    pack("box", tmp_path / "x.box", [disk_file(tmp_path)], format=format, provider="hyperv",
+         compression=compression)  # fmt: skip
+    with opened(tmp_path / "x.box") as bundle:
+        assert bundle.disks[0].member == f"Virtual Hard Disks/server-disk1.{format}"
+        assert content(bundle) == DISK
+        assert bundle.machines[0].networks[0].mac == MACHINE.networks[0].mac
+
+
+@pytest.mark.parametrize("provider", ["virtualbox", "vmware_desktop", "parallels", "hyperv"])
 def test_boxes_for_other_providers_are_read_with_their_machine(
     tmp_path: Path, provider: str
 ) -> None:

@@ -11,7 +11,7 @@ import peers
 import vmimg
 from samples import awkward_disk, write_sparse
 from vmimg.bundles.opening import open_bundle
-from vmimg.errors import ChainError, UnsafeImage
+from vmimg.errors import ChainError, StorageError, UnsafeImage
 from vmimg.formats.registry import find
 from vmimg.machines.model import CPUs, Drive, Machine, Network
 from vmimg.storage import open as open_storage
@@ -96,6 +96,17 @@ def test_a_description_that_leads_out_of_its_directory_is_refused(
     child = next(path.name for path in (tmp_path / "Snapshots").iterdir())
     (tmp_path / "web.vbox").write_text(text.replace(f"Snapshots/{child}", location))
     with pytest.raises(UnsafeImage, match="lies outside of what it came in"):
+        open_bundle(tmp_path)
+
+
+def test_an_image_that_is_missing_is_told_by_its_name(tmp_path: Path) -> None:
+    _machine(tmp_path)
+    child = next((tmp_path / "Snapshots").iterdir())
+    child.unlink()
+    with pytest.raises(StorageError, match=f"its disk 'Snapshots/{child.name}' is not in it"):
+        open_bundle(tmp_path)
+    child.symlink_to("/etc/hostname")
+    with pytest.raises(UnsafeImage, match="leads out"):
         open_bundle(tmp_path)
 
 

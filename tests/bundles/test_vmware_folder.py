@@ -12,7 +12,7 @@ import peers
 import vmimg
 from samples import awkward_disk, write_sparse
 from vmimg.bundles.opening import open_bundle
-from vmimg.errors import ChainError, FormatError, OptionError, UnsafeImage
+from vmimg.errors import ChainError, FormatError, OptionError, StorageError, UnsafeImage
 from vmimg.machines.model import CPUs, Drive, Firmware, Machine, Network, Snapshot
 
 _VMX = """.encoding = "UTF-8"
@@ -107,7 +107,7 @@ def test_a_description_that_leads_out_of_its_directory_is_refused(
 
 def test_a_disk_that_is_missing_is_one_clear_error(tmp_path: Path) -> None:
     _machine(tmp_path / "web", "gone.vmdk")
-    with pytest.raises(UnsafeImage, match=r"its disk 'gone\.vmdk' is not in it"):
+    with pytest.raises(StorageError, match=r"its disk 'gone\.vmdk' is not in it"):
         open_bundle(tmp_path / "web")
 
 

@@ -23,6 +23,7 @@ from vmimg.bundles.packing import pack
 from vmimg.bundles.unpacking import unpack
 from vmimg.bundles.wim import WimBundle
 from vmimg.codecs import libwim
+from vmimg.disk.policy import ParentPolicy
 from vmimg.errors import (
     ChainError,
     FormatError,
@@ -586,6 +587,25 @@ def test_blobs_that_are_the_same_bytes_over_and_over_are_refused(tmp_path: Path)
     with opened(path) as bundle:
         verdicts = list(bundle.verify())
     assert (verdicts[0].state, "its blobs take" in verdicts[0].detail) == ("bad", True)
+
+
+def test_one_blob_that_is_thousands_of_files_counts_for_each_of_them(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.wim", tmp_path / "out"
+    content = b"x" * 100_000
+    path.write_bytes(
+        wim_with(*(File(f"f{at}", content, streams={"s": content}) for at in range(100)))
+    )
+    assert path.stat().st_size < 200_000
+    limit = ParentPolicy(max_size=10_000_000 - 1)
+    with pytest.raises(UnsafeImage, match="unpacks to 10000000 bytes, and 9999999 are allowed"):
+        unpack(path, out, policy=limit)
+    assert os.listdir(tmp_path) == ["a.wim"]
+    with pytest.raises(UnsafeImage, match="--max-size 20000000"):
+        unpack(path, out, options={"streams": "on"}, policy=limit)
+    done = vmimg("unpack", "--max-size", "9999999", path, out, ok=(1,))
+    assert "--max-size 10000000" in done.err
+    vmimg("unpack", "--max-size", "10000000", path, out)
+    assert len(os.listdir(out)) == 100
 
 
 @pytest.mark.peer(WIMLIB)

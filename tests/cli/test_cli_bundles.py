@@ -10,6 +10,8 @@ import pytest
 
 import peers
 from run_vmimg import vmimg, vmimg_json
+from vmimg.machines.model import Controller, CPUs, Drive, Firmware, Machine, Network
+from vmimg.machines.registry import find
 from vmimg.transfer.create import create
 from vmimg.transfer.dd import dd
 
@@ -140,6 +142,32 @@ def test_machine_translates_and_lists_what_is_lost(ova: Path, tmp_path: Path) ->
     vmimg("machine", "convert", ova, "-o", tmp_path / "web.xml")
     back = vmimg_json("machine", "show", "--output", "json", tmp_path / "web.xml")
     assert back["dialect"] == "libvirt" and back["machines"][0]["memory"] == 2 << 30
+
+
+def test_a_size_that_the_disk_tells_itself_is_no_loss_for_people(ova: Path, tmp_path: Path) -> None:
+    done = vmimg("machine", "convert", ova, "-O", "vmx", "-o", tmp_path / "web.vmx")
+    assert "size" not in done.err
+    done = vmimg("machine", "convert", ova, "-O", "vmx", "--losses", "json")
+    (size,) = (loss for loss in json.loads(done.err) if loss["key"] == "drives[0].size")
+    assert (size["value"], size["said-by"]) == (str(4 * MIB), "image")
+    assert {loss["said-by"] for loss in json.loads(done.err)} <= {"image", None}
+    done = vmimg("repack", ova, "-O", "vmware", tmp_path / "folder")
+    assert "drives[0].size" not in done.err
+
+
+def test_a_size_that_the_disk_tells_itself_is_no_failure_where_nothing_may_be_lost(
+    tmp_path: Path,
+) -> None:
+    disk = Drive("disk", "scsi", 0, 0, "d.vmdk", "file", "vmdk", 8 << 30, 1)
+    machine = Machine(
+        name="whole", architecture="x86_64", firmware=Firmware("bios"), cpus=CPUs(2, 1, 2, 1),
+        memory=MIB << 10, guest="debian12", controllers=(Controller("scsi", 0, "pvscsi"),),
+        drives=(disk,), networks=(Network("vmxnet3", "00:50:56:00:00:01", "network", "LAN"),),
+    )  # fmt: skip
+    (tmp_path / "whole.ovf").write_bytes(find("ovf").write(machine).data)
+    vmimg("machine", "convert", tmp_path / "whole.ovf", "-O", "vmx", "--strict")
+    done = vmimg("machine", "convert", tmp_path / "whole.ovf", "-O", "vbox", "--strict", ok=[1])
+    assert "things would be lost" in done.err
 
 
 def test_help_lists_kinds_and_their_options(tmp_path: Path) -> None:

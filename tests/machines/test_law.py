@@ -102,6 +102,23 @@ def test_what_only_another_dialect_says_is_told(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WRITING)
+@_steadily
+@given(machine=machines())
+def test_the_image_makes_up_for_a_size_that_is_not_said_and_for_nothing_else(
+    name: str, machine: Machine
+) -> None:
+    try:
+        written = DIALECTS[name].write(machine)
+    except OptionError:
+        return
+    for loss in written.losses:
+        size = re.fullmatch(r"drives\[(\d+)\]\.size", loss.key)
+        unsaid = size is not None and not loss.instead
+        assert (loss.said_by == "image") == (unsaid and bool(machine.drives[int(size[1])].path))
+        assert loss.to_json()["said-by"] == (loss.said_by or None)
+
+
+@pytest.mark.parametrize("name", WRITING)
 @pytest.mark.parametrize("machine", [SMALL, RICH], ids=["small", "rich"])
 def test_the_same_machine_gives_the_same_bytes(name: str, machine: Machine) -> None:
     dialect = DIALECTS[name]

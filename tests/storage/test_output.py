@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -260,6 +261,49 @@ def test_one_failure_takes_the_whole_set_back(
         outputs.commit()
     assert names(target) == ["a.qcow2"]
     assert target.with_name("a.qcow2").read_bytes() == b"old"
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("links", [True, False])
+def test_one_failure_gives_the_files_back_that_a_set_replaced(
+    target: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    data, image = target.with_name("a.data"), target.with_name("a.qcow2")
+    data.write_bytes(b"old data")
+    image.write_bytes(b"old image")
+    outputs = OutputSet()
+    outputs.add(data, replace=True).write(0, b"new data")
+    outputs.add(image, replace=True).write(0, b"new image")
+    real = os.link
+
+    def link(source: str, *more: object, **named: object) -> None:
+        if not links and not str(source).startswith("/proc"):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        real(source, *more, **named)  # type: ignore[arg-type]
+
+    def fail(output: Output) -> bool:
+        if output.path == str(image):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return names_it(output)
+
+    names_it = Output._name_it
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(Output, "_name_it", fail)
+    with pytest.raises(StorageError, match="input/output"):
+        outputs.commit()
+    assert (data.read_bytes(), image.read_bytes()) == (b"old data", b"old image")
+    assert names(target) == ["a.data", "a.qcow2"]
+
+
+@pytest.mark.usefixtures("way")
+def test_nothing_is_left_of_the_files_that_a_set_replaced(target: Path) -> None:
+    data, image = target.with_name("a.data"), target.with_name("a.qcow2")
+    data.write_bytes(b"old data")
+    with OutputSet() as outputs:
+        outputs.add(data, replace=True).write(0, b"new data")
+        outputs.add(image, replace=True).write(0, b"new image")
+    assert (data.read_bytes(), image.read_bytes()) == (b"new data", b"new image")
+    assert names(target) == ["a.data", "a.qcow2"]
 
 
 @pytest.mark.usefixtures("way")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from vmimg.errors import InUseError, OptionError, StorageError
+from vmimg.storage import output_folder, syscalls
 from vmimg.storage.file import FileStorage
 from vmimg.storage.output import OutputSet
 
 INDEX = "index.xml"
+
+
+@pytest.fixture(params=["exchange", "rename"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the new directory takes the place of the old one: systems differ."""
+
+    if request.param == "rename":
+        monkeypatch.setattr(syscalls, "exchange", syscalls_without_exchange)
+    return str(request.param)
 
 
 def make(target: Path, content: bytes = b"new", *, replace: bool = False) -> None:
@@ -49,6 +61,7 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.usefixtures("way")
 def test_an_image_is_replaced_only_when_that_is_wanted(tmp_path: Path) -> None:
     target = tmp_path / "disk.hdd"
     make(target, b"old")
@@ -91,6 +104,10 @@ def test_an_image_in_use_is_not_replaced(tmp_path: Path) -> None:
     assert content(target)[INDEX] == b"old" and os.listdir(tmp_path) == ["disk.hdd"]
 
 
+def syscalls_without_exchange(one: str, other: str) -> None:
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
 def test_a_name_that_cannot_be_given_takes_nothing_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,9 +124,50 @@ def test_a_name_that_cannot_be_given_takes_nothing_away(
         rename(source, destination)
 
     moved: list[int] = []
+    monkeypatch.setattr(syscalls, "exchange", syscalls_without_exchange)
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(StorageError, match="input/output"):
         make(target, replace=True)
     monkeypatch.undo()
     assert content(target)[INDEX] == b"old"
+    assert os.listdir(tmp_path) == ["disk.hdd"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_there_is_no_moment_without_the_image_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "disk.hdd"
+    make(target, b"old")
+    real = syscalls.exchange
+    seen: list[bytes] = []
+
+    def exchange(one: str, other: str) -> None:
+        seen.append(content(target)[INDEX])
+        real(one, other)
+        seen.append(content(target)[INDEX])
+
+    monkeypatch.setattr(syscalls, "exchange", exchange)
+    make(target, replace=True)
+    assert seen == [b"old", b"new"]
+    assert os.listdir(tmp_path) == ["disk.hdd"]
+
+
+@pytest.mark.usefixtures("way")
+def test_a_name_that_cannot_be_made_durable_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "disk.hdd"
+    make(target, b"old")
+    real = output_folder.sync_folder
+
+    def fail(path: str) -> None:
+        if path == str(tmp_path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(path)
+
+    monkeypatch.setattr(output_folder, "sync_folder", fail)
+    with pytest.raises(StorageError, match="input/output"):
+        make(target, replace=True)
+    assert content(target) == {INDEX: b"old", "data.bin": b"oldold"}
     assert os.listdir(tmp_path) == ["disk.hdd"]

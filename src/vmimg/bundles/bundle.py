@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
-from vmimg.errors import OptionError, UnsupportedFeature
+from vmimg.errors import OptionError, UnsafeImage, UnsupportedFeature
 from vmimg.formats.descriptor import Option
 from vmimg.formats.keys import Keys
 from vmimg.formats.opening import open_storage_disk
@@ -25,7 +25,7 @@ from vmimg.storage.folder import Folder
 if TYPE_CHECKING:
     from vmimg.transfer.engine import Progress
 
-__all__ = ["Bundle", "BundleDisk", "Unpacking", "Verdict"]
+__all__ = ["Bundle", "BundleDisk", "Unpacking", "Verdict", "check_total"]
 
 _DEFAULT_POLICY = ParentPolicy()
 
@@ -76,6 +76,15 @@ class Unpacking:
     losses: tuple[Loss, ...] = ()
 
 
+def check_total(name: str, total: int, limit: int) -> None:
+    """Raises UnsafeImage where the files of ``name`` are more than ``limit`` bytes together."""
+    if total > limit:
+        raise UnsafeImage(
+            f"{name}: unpacks to {total} bytes, and {limit} are allowed; pass --max-size {total} "
+            "if you believe it"
+        )
+
+
 class Bundle:
     """``kind``: a name of the registry. ``folder`` belongs to it. ``facts``: what else is worth
     telling, for `vmimg info`: plain values by names with hyphens. ``unpack_options``: of `unpack`.
@@ -112,10 +121,12 @@ class Bundle:
         part: str | None,
         options: Mapping[str, Any],
         progress: Progress | None,
+        *,
+        limit: int,
     ) -> Unpacking | None:
         """Write everything in it, or the ``part`` that somebody named, to the new and empty
         directory ``target``, in the kind's own way. None for kinds that have none: their members
-        are copied as they are.
+        are copied as they are. Raises UnsafeImage where that would be more than ``limit`` bytes.
         """
         return None
 

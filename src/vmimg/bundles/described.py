@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from vmimg.bundles.bundle import Bundle, BundleDisk
-from vmimg.errors import FormatError, UnsafeImage
+from vmimg.errors import FormatError, StorageError
 from vmimg.formats.registry import find as find_format
 from vmimg.machines.model import Drive, Machine
 from vmimg.machines.registry import find
@@ -103,7 +103,7 @@ def drive_disks(
 ) -> tuple[BundleDisk, ...]:
     """The disks of ``machines``, in the order of their drives. Those that are no files (devices of
     the host, volumes) are left out: see `elsewhere`. Raises UnsafeImage where a drive names what
-    lies outside of ``folder``.
+    lies outside of ``folder``, StorageError where it is not there.
     """
     disks: list[BundleDisk] = []
     for at, machine in enumerate(machines):
@@ -135,9 +135,9 @@ def elsewhere(machines: tuple[Machine, ...]) -> list[str]:
     ]
 
 
-def not_there(folder: Folder, drive: Drive) -> UnsafeImage:
+def not_there(folder: Folder, drive: Drive) -> StorageError:
     """The disk of ``drive`` did not come along."""
-    return UnsafeImage(
+    return StorageError(
         f"{folder.name}: its disk '{drive.path}' is not in it, and is looked for nowhere else"
     )
 
@@ -154,6 +154,10 @@ def _beside(folder: Folder, index: str, drive: Drive) -> str:
         inside = find_format(drive.format).index
         if inside and folder.exists(f"{member}/{inside}"):
             return f"{member}/{inside}"
+    try:
+        folder.open(member).close()
+    except StorageError:
+        pass  # a link that leads out is another thing than a file that is missing
     raise not_there(folder, drive)
 
 

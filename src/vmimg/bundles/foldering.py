@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,26 +39,31 @@ def make_folder(
     options: Mapping[str, Any] | None = None,
     options_of: Callable[[str], Mapping[str, Any]] | None = None,
     settle: Callable[[Machine, Package, str], Machine] | None = None,
+    disks_in: str = "",
+    folders: Sequence[str] = (),
 ) -> Made:
     """A directory ``target`` with the disks of ``package`` as ``format``, and the machine in
     ``dialect`` in the file ``description``. ``options_of``: further options of the disk whose file
     has that name.
 
     ``options``: of all images. ``settle``: the machine as it is when the images are made, in the
-    directory that it is given. An existing directory is replaced only if it holds such a machine.
-    Nothing is left of one that could not be finished.
+    directory that it is given. ``disks_in``: the directory in it for the disks; ``folders``: all
+    that there are. An existing directory is replaced only if it holds such a machine. Nothing is
+    left of one that could not be finished.
     """
     found = find_format(how.format or format)
     suffix = found.extensions[0]
     machine, losses = _without_past(package.machine, package)
     with OutputSet() as outputs:
         part = outputs.folder(target, description, replace=how.replace)
+        for folder in folders:
+            os.mkdir(os.path.join(part, folder))
         paths: dict[int, tuple[str, str]] = {}
         for packed in package.disks:
             name = f"{packed.name}{suffix}"
             convert(
                 packed.disk,
-                os.path.join(part, name),
+                os.path.join(part, disks_in, name),
                 format=found.name,
                 options={
                     **(options or {}),
@@ -77,7 +82,7 @@ def make_folder(
         written = find(dialect).write(machine)
         losses += written.losses
         for name, storage in package.files.items():
-            _check_name(name, part, (description,), target)
+            _check_name(name, part, (description, *folders), target)
             _copy(storage, os.path.join(part, name))
         for name, data in {**written.files, description: written.data}.items():
             # What was given is better than what is made up.

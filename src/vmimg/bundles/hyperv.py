@@ -5,7 +5,14 @@
     Snapshots/<guid>.vmcx or .xml: a whole description of each state that was kept
 
 Disks are named by where they lay on the host that exported them: what counts is their last name,
-which is looked for in the export and nowhere else. Imports described and machines.
+which is looked for in the export and nowhere else.
+
+What is made is an export of Windows Server 2012 R2: an .xml of version 5.0, which hosts up to
+Windows Server 2019 import (`machines.dialects.hyperv_xml` has the sources). Hyper-V names files by
+absolute paths, so ours name a place on the host, which is an option; from another one,
+`Import-VM -Copy -VhdSourcePath` takes the disks (PowerShell's module Hyper-V). No Hyper-V has
+imported one: dissect.target opens it, and Vagrant's own code finds its files. Imports described,
+foldering and machines.
 """
 
 from __future__ import annotations
@@ -18,19 +25,22 @@ from typing import Any, Final
 
 from vmimg.bundles.bundle import Bundle
 from vmimg.bundles.described import Described, description_in, not_there, only
-from vmimg.errors import FormatError, UnsafeImage, VmimgError
+from vmimg.bundles.foldering import make_folder
+from vmimg.bundles.package import How, Made, Package
+from vmimg.bundles.vmware import file_stem
+from vmimg.errors import FormatError, OptionError, StorageError, UnsafeImage, VmimgError
 from vmimg.formats.registry import find as find_format
-from vmimg.machines.dialects import hyperv_xml, vmcx
+from vmimg.machines.dialects import hyperv_exp, hyperv_xml, vmcx
 from vmimg.machines.model import Drive, Machine, Snapshot
 from vmimg.probe.claims import Claim
 from vmimg.storage.folder import Folder
 
-__all__ = ["open"]
+__all__ = ["check_format", "description_name", "disk_path", "make", "open"]
 
-_MACHINES: Final = "virtual machines"
-_DISKS: Final = "virtual hard disks"
-_SNAPSHOTS: Final = "snapshots"
-_READERS: Final[Mapping[str, Any]] = {".vmcx": vmcx, ".xml": hyperv_xml, ".exp": hyperv_xml}
+_FOLDERS: Final = ("Virtual Machines", "Virtual Hard Disks", "Snapshots")
+_MACHINES, _DISKS, _SNAPSHOTS = (name.lower() for name in _FOLDERS)
+_FORMAT: Final = "vhdx"
+_READERS: Final[Mapping[str, Any]] = {".vmcx": vmcx, ".xml": hyperv_xml, ".exp": hyperv_exp}
 _MAX_BYTES: Final = 64 << 20
 _MAX_SNAPSHOTS: Final = 256
 _MAX_KEPT: Final = 16 << 20
@@ -44,6 +54,44 @@ def open(folder: Folder, claim: Claim) -> Bundle:
     kept = _kept(folder, root)
     facts: dict[str, Any] = {"snapshots": kept} if kept else {}
     return Described(folder, "hyperv", index, "", read=_read, member_of=_member, facts=facts)
+
+
+def make(package: Package, target: str, how: How) -> Made:
+    """A directory as Hyper-V of Windows Server 2012 R2 exports it."""
+    machine = package.machine
+    check_format(machine, how.format or _FORMAT)
+    place = str(how.options.get("location") or f"C:\\Hyper-V\\{file_stem(machine)}")
+    return make_folder(
+        package, target, how, format=_FORMAT, dialect="hyperv-xml",
+        description=description_name(machine), disks_in=_FOLDERS[1], folders=_FOLDERS,
+        settle=lambda machine, package, folder: _located(machine, package, place),
+    )  # fmt: skip
+
+
+def description_name(machine: Machine) -> str:
+    """The member that describes ``machine``, as it is before its disks are made."""
+    return f"{_FOLDERS[0]}/{hyperv_xml.machine_id(machine)}.xml"
+
+
+def disk_path(name: str) -> str:
+    """The member that is the disk with that file name."""
+    return f"{_FOLDERS[1]}/{name}"
+
+
+def check_format(machine: Machine, format: str) -> None:
+    """Raises OptionError for disks that ``machine`` would not boot from."""
+    if machine.firmware.kind == "uefi" and format == "vhd":
+        raise OptionError("a machine of generation 2, with UEFI, takes disks in vhdx only")
+
+
+def _located(machine: Machine, package: Package, place: str) -> Machine:
+    """``machine`` with the paths that its disks have on the host."""
+    drives = list(machine.drives)
+    for packed in package.disks:
+        drive = drives[packed.drive]
+        path = f"{place.rstrip('/').rstrip(chr(92))}/{disk_path(drive.path)}"
+        drives[packed.drive] = replace(drive, path=path.replace("/", "\\"))
+    return replace(machine, drives=tuple(drives))
 
 
 def _index(folder: Folder) -> str:
@@ -166,7 +214,8 @@ def _disk(folder: Folder, index: str, machine: Machine) -> str:
         if drive.device == "disk" and drive.source == "file" and drive.path:
             try:
                 return _member(folder, index, drive)
-            except UnsafeImage:  # a snapshot is told, though its disk did not come along
+            # A snapshot is told, though its disk did not come along.
+            except (StorageError, UnsafeImage):
                 return ""
     return ""
 

@@ -29,13 +29,13 @@ from vmimg.disk.stack import Disk
 from vmimg.disk.views import EmptyLayer
 from vmimg.errors import OptionError
 from vmimg.formats.keys import Keys, as_keys
-from vmimg.machines.losses import Loss
+from vmimg.machines.losses import Loss, graded
 from vmimg.machines.model import CPUs, Drive, Machine, Network
 from vmimg.storage.base import Storage
 from vmimg.transfer.engine import Progress
 from vmimg.units import GIB
 
-__all__ = ["DEFAULT_MACHINE", "Packed", "over_all", "pack", "repack"]
+__all__ = ["DEFAULT_MACHINE", "Packed", "over_all", "pack", "packaged", "repack"]
 
 _DEFAULT_POLICY: Final = ParentPolicy()
 DEFAULT_MACHINE: Final = Machine(
@@ -126,6 +126,21 @@ def pack(
             threads=threads, replace=replace, keys=as_keys(keys), progress=progress,
         )  # fmt: skip
     return _replace(packed, losses=_said(packed.losses, made_up))
+
+
+def packaged(
+    disks: Sequence[Disk],
+    target: str,
+    *,
+    machine: Machine | None = None,
+    files: Mapping[str, Storage] | None = None,
+) -> Package:
+    """What `pack` makes a bundle called ``target`` of; ``files`` are open."""
+    if not disks:
+        raise OptionError("there is no disk to be packed")
+    whole, _ = _completed(machine or Machine(), target)
+    whole = _with_drives(whole, disks)
+    return Package(whole, _named_disks(whole, disks), files or {})
 
 
 def repack(
@@ -243,7 +258,7 @@ def _make(
     )
     made: Made = kind.make(Package(machine, disks, files, directory), target, how)
     sizes = tuple(each.disk.size for each in disks)
-    return Packed(kind.name, made.path, made.size, sizes, made.losses)
+    return Packed(kind.name, made.path, made.size, sizes, graded(machine, made.losses))
 
 
 def _kind(target: str, name: str | None) -> BundleKind:

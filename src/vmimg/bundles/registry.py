@@ -76,11 +76,12 @@ BUNDLES: Final[dict[str, BundleKind]] = {
         BundleKind(
             "vagrant", "Vagrant box", "vmimg.bundles.vagrant", (".box",),
             "https://developer.hashicorp.com/vagrant/docs/boxes/format",
-            aliases=("box",), makes=True, formats=("qcow2", "vmdk", "vdi", "vhd", "parallels"),
+            aliases=("box",), makes=True,
+            formats=("qcow2", "vmdk", "vdi", "vhd", "parallels", "vhdx"),
             options=(
                 Option(
                     "provider", "what the box is for", default="libvirt",
-                    choices=("libvirt", "virtualbox", "vmware_desktop", "parallels"),
+                    choices=("libvirt", "virtualbox", "vmware_desktop", "parallels", "hyperv"),
                 ),
                 Option(
                     "compression", "of the archive (gzip), or of the disk where it has its own",
@@ -102,7 +103,12 @@ BUNDLES: Final[dict[str, BundleKind]] = {
         ),
         BundleKind(
             "hyperv", "Hyper-V export", "vmimg.bundles.hyperv", (),
-            "Hyper-V Manager (by its files)", folder=True, formats=("vhdx", "vhd"),
+            "Hyper-V Manager (by its files)", makes=True, folder=True, files=False,
+            formats=("vhdx", "vhd"),
+            options=(
+                Option("location", "where it will lie on the host, as D:\\VMs\\web"),
+            ),
+            notes="Made as Windows Server 2012 R2 does; imported up to Windows Server 2019.",
         ),
         BundleKind(
             "lxd", "LXD or Incus image", "vmimg.bundles.lxd", (),

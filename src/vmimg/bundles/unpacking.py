@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from vmimg import storage as storages
-from vmimg.bundles.bundle import Bundle, BundleDisk
+from vmimg.bundles.bundle import Bundle, BundleDisk, check_total
 from vmimg.bundles.kind import parse_options
 from vmimg.bundles.naming import named
 from vmimg.bundles.opening import open_bundle
@@ -99,7 +99,7 @@ def unpack(
         part = outputs.folder(target, "")
         if format is None and dialect is None:
             settings = parse_options(bundle.kind, bundle.unpack_options, options or {})
-            own = bundle.unpack(part, name.disk, settings, progress)
+            own = bundle.unpack(part, name.disk, settings, progress, limit=policy.max_size)
             if own is not None:
                 return Unpacked(target, bundle.kind, own.files, own.losses)
         made = _Directory(part)
@@ -108,7 +108,7 @@ def unpack(
         if format is None and name.disk is not None:
             _copy_disk(bundle, disks[0], made, progress)
         elif format is None:
-            _copy(bundle, list(bundle.folder.names()), made, progress)
+            _copy(bundle, list(bundle.folder.names()), made, policy.max_size, progress)
         else:
             suffix = find_format(format).extensions[0]
             sizes = [disk.size for disk in disks if disk.member]
@@ -126,7 +126,7 @@ def unpack(
                 made.note(new)
                 renamed[disk.member] = new
             if name.disk is None:
-                _copy(bundle, _beside(bundle), made, None)
+                _copy(bundle, _beside(bundle), made, policy.max_size, None)
         losses = _describe(bundle, made, dialect, renamed, target) if dialect is not None else ()
         return Unpacked(target, bundle.kind, made.files, losses)
 
@@ -183,17 +183,22 @@ class _Directory:
 
 
 def _copy(
-    bundle: Bundle, members: Sequence[str], made: _Directory, progress: Progress | None
+    bundle: Bundle,
+    members: Sequence[str],
+    made: _Directory,
+    limit: int,
+    progress: Progress | None,
 ) -> None:
     if len(members) > _MAX_FILES:
         raise UnsafeImage(f"{bundle.name}: holds {len(members)} files; {_MAX_FILES} are unpacked")
-    done, total = 0, max(1, sum(bundle.folder.size(member) for member in members))
+    done, total = 0, sum(bundle.folder.size(member) for member in members)
+    check_total(bundle.name, total, limit)
     for member in members:
         with bundle.folder.open(member) as storage:
             made.copy(member, storage)
             done += storage.size
             if progress is not None:
-                progress(done, total)
+                progress(done, max(1, total))
 
 
 def _copy_disk(

@@ -21,9 +21,9 @@ _UNSAID: Final = ("", "none", "None", "0", "()")
 
 def say_losses(losses: Iterable[Loss], where: str) -> None:
     """``where``: the name of the dialect or bundle. What the machine did not say and the dialect
-    must is told in one line: nothing is lost by that.
+    must is told in one line: nothing is lost by that. What the disks themselves say is not told.
     """
-    found = list(losses)
+    found = [loss for loss in losses if not loss.said_by]
     lost = [loss for loss in found if loss.value not in _UNSAID]
     chosen = [loss for loss in found if loss.value in _UNSAID and loss.instead is not None]
     if lost:

@@ -133,8 +133,9 @@ def convert(
         echo(json_text([loss.to_json() for loss in written.losses]), err=True)
     elif not quiet:
         say_losses(written.losses, found.name)
-    if strict and written.losses:
-        raise OptionError(f"{file}: {len(written.losses)} things would be lost in {found.name}")
+    lost = [loss for loss in written.losses if not loss.said_by]
+    if strict and lost:
+        raise OptionError(f"{file}: {len(lost)} things would be lost in {found.name}")
     if path is None:
         sys.stdout.buffer.write(written.data)
         if written.files and not quiet:

@@ -13,12 +13,12 @@ model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vmimg.errors import OptionError
-from vmimg.machines.losses import Loss
+from vmimg.machines.losses import Loss, graded
 
 if TYPE_CHECKING:
     from vmimg.machines.model import Machine
@@ -67,7 +67,7 @@ class Dialect:
         if not self.writes:
             raise OptionError(f"{self.title} can be read, not written")
         written: Written = self._module().write(machine)
-        return written
+        return replace(written, losses=graded(machine, written.losses))
 
     def _module(self) -> Any:
         return import_module(self.implementation)

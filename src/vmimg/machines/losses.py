@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from vmimg.machines.model import Machine
 
-__all__ = ["Loss", "foreign", "without"]
+__all__ = ["Loss", "foreign", "graded", "without"]
 
+_SIZE: Final = re.compile(r"((?:snapshots\[\d+\]\.)?drives\[\d+\])\.size")
 _STEP: Final = re.compile(r"([a-z_-]+)(?:\[(\d+)\])?")
 
 
@@ -27,13 +28,15 @@ _STEP: Final = re.compile(r"([a-z_-]+)(?:\[(\d+)\])?")
 class Loss:
     """``key``: a place in the model. ``value``: what is there, as text. ``reason``: in a few words,
     why the dialect does not say it. ``instead``: what a reader finds there: a value of the field's
-    type, or None for the field's default (of a member of a list: it is left out).
+    type, or None for the field's default (of a member of a list: it is left out). ``said_by``: who
+    says it all the same: "image", for what the image of a disk tells by itself, "" for nobody.
     """
 
     key: str
     value: str
     reason: str
     instead: Any = None
+    said_by: Literal["", "image"] = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -41,6 +44,7 @@ class Loss:
             "value": self.value,
             "reason": self.reason,
             "instead": None if self.instead is None else str(self.instead),
+            "said-by": self.said_by or None,
         }
 
 
@@ -63,6 +67,21 @@ def without(machine: Machine, losses: Iterable[Loss]) -> Machine:
     extras = {dialect: pairs for dialect, pairs in changed.extras.items() if pairs}
     result: Machine = replace(changed, extras=extras)
     return result
+
+
+def graded(machine: Machine, losses: Iterable[Loss]) -> tuple[Loss, ...]:
+    """``losses`` of ``machine``, those marked that the disks themselves make up for: the size of an
+    image that a description names, and says no other size of.
+    """
+    found = []
+    for loss in losses:
+        place = _SIZE.fullmatch(loss.key)
+        if place is not None and not loss.instead:
+            steps = [(name, int(at) if at else None) for name, at in _STEP.findall(place[1])]
+            if _get(machine, steps).path:
+                loss = replace(loss, said_by="image")
+        found.append(loss)
+    return tuple(found)
 
 
 def foreign(machine: Machine, own: str) -> list[Loss]:

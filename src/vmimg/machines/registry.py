@@ -34,8 +34,13 @@ DIALECTS: Final[dict[str, Dialect]] = {
         ),
         Dialect(
             "hyperv-xml", "Hyper-V .xml (Windows Server 2008 to 2012 R2)",
-            "vmimg.machines.dialects.hyperv_xml", (".xml", ".exp"),
-            "Hyper-V exports (by their files)", claims=("hyperv-xml",), writes=False,
+            "vmimg.machines.dialects.hyperv_xml", (".xml",),
+            "Hyper-V exports (by their files)", claims=("hyperv-xml",),
+        ),
+        Dialect(
+            "hyperv-exp", "Hyper-V .exp (exports of Windows Server 2008)",
+            "vmimg.machines.dialects.hyperv_exp", (".exp",),
+            "DMTF DSP0201 and Microsoft's WMI provider of virtualization", writes=False,
         ),
         Dialect(
             "vmcx", "Hyper-V .vmcx", "vmimg.machines.dialects.vmcx", (".vmcx",),

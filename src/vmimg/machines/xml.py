@@ -11,7 +11,7 @@ Imports lxml and errors.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 from xml.parsers import expat
 
@@ -29,6 +29,7 @@ __all__ = [
     "flag",
     "local",
     "make",
+    "moved",
     "namespace",
     "number",
     "parse",
@@ -222,6 +223,22 @@ def encoded(element: Element) -> str:
     return etree.tostring(_with_usual_prefixes(element), encoding="unicode")
 
 
+def moved(element: Element, space: Callable[[str], str]) -> Element:
+    """A copy in which each namespace (of elements, and of attributes that have one) is what
+    ``space`` makes of it.
+    """
+    made = etree.Element(_named(space(namespace(element)), local(element)))
+    for key, value in element.attrib.items():
+        old, name = _space(key), str(key).rpartition("}")[2]
+        made.set(_named(space(old), name) if old and old != _XML else key, value)
+    made.text = element.text
+    for each in element:
+        inner = moved(each, space)
+        inner.tail = each.tail
+        made.append(inner)
+    return made
+
+
 def snippet(data: str | bytes, name: str = "extras") -> Element:
     """The element that `encoded` made ``data`` of. Raises FormatError."""
     return parse(data.encode() if isinstance(data, str) else data, name)
@@ -254,6 +271,10 @@ def _copy(element: Element, names: Mapping[str | None, str]) -> Element:
         inner.tail = each.tail if (each.tail or "").strip() else None
         made.append(inner)
     return made
+
+
+def _named(space: str, name: str) -> str:
+    return f"{{{space}}}{name}" if space else name
 
 
 def _space(name: object) -> str:

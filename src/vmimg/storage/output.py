@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from types import TracebackType
 from typing import Self
@@ -21,6 +20,7 @@ from typing import Self
 from vmimg.errors import OptionError, StorageError
 from vmimg.storage import locks, syscalls
 from vmimg.storage.file import FileStorage
+from vmimg.storage.output_folder import OutputFolder, close_fd, part_name
 
 __all__ = ["Output", "OutputSet"]
 
@@ -56,6 +56,8 @@ class Output:
         self._replace = replace
         self._directory_fd = -1
         self._part: str | None = None
+        self._old: str | None = None
+        self._keep = False
         self._done = False
         if not self.path or "\0" in self.path:
             raise OptionError(f"{self.path!r} is not a path to write to")
@@ -132,6 +134,7 @@ class Output:
             self.storage.close()
             return False
         try:
+            self._set_aside()
             made = self._name_it()
         except FileExistsError:
             raise self._exists() from None
@@ -143,19 +146,58 @@ class Output:
             self.storage.close()
             self._sync_directory()
         except BaseException:
-            if made:
+            if made or self._old is not None:
                 self._unpublish()
             raise
         finally:
             self._close_directory()
-        return made
+        return made or self._old is not None
 
     def _unpublish(self) -> None:
-        """Take back a name that ``_publish`` made."""
+        """Take back a name that ``_publish`` made, or give it back to the file that had it."""
+        if self._old is not None:
+            self._put_back()
+            return
         try:
             os.unlink(self._target)
         except OSError:
             pass
+
+    def _set_aside(self) -> None:
+        """Give the file that is replaced another name besides, as long as the set can fail."""
+        if not self._keep or not self._replace or not os.path.lexists(self._target):
+            return
+        old = self._join(part_name(self._base))
+        try:
+            os.link(self._target, old)
+        except OSError as error:
+            if error.errno not in syscalls.UNSUPPORTED and error.errno != errno.EPERM:
+                raise
+            # No hard links (FAT, some network file systems): for a moment there is no file.
+            os.rename(self._target, old)
+        self._old = old
+
+    def _put_back(self) -> None:
+        if self._old is None:
+            return
+        try:
+            os.replace(self._old, self._target)
+            # Of two names for one file rename(2) takes none away.
+            if os.path.lexists(self._old):
+                os.unlink(self._old)
+            self._old = None
+        except OSError:
+            pass  # it lies beside, by a name that tells
+
+    def _forget_old(self) -> None:
+        """The set is complete."""
+        if self._old is None:
+            return
+        try:
+            os.unlink(self._old)
+        except OSError:
+            pass
+        self._old = None
 
     def _name_it(self) -> bool:
         directory = self._directory_fd
@@ -175,7 +217,7 @@ class Output:
             if not self._replace:
                 raise
         # link(2) does not replace, so that the file needs a name for the moment before rename(2).
-        part = _part_name(self._base)
+        part = part_name(self._base)
         os.link(source, part, src_dir_fd=directory, dst_dir_fd=directory)
         self._part = part
         os.rename(part, self._base, src_dir_fd=directory, dst_dir_fd=directory)
@@ -214,7 +256,7 @@ class Output:
                     raise
             else:
                 return FileStorage.from_fd(fd, self.path, writable=True)
-        self._part = _part_name(self._base)
+        self._part = part_name(self._base)
         fd = os.open(self._join(self._part), flags | os.O_CREAT | os.O_EXCL, 0o666)
         storage = FileStorage.from_fd(fd, self.path, writable=True)
         # It can be seen, and so be opened, by others.
@@ -240,7 +282,7 @@ class Output:
         try:
             locks.check(fd, self.path, write=True)
         finally:
-            _close(fd)
+            close_fd(fd)
 
     def _existing(self) -> os.stat_result | None:
         try:
@@ -252,6 +294,7 @@ class Output:
 
     def _discard(self) -> None:
         self._done = True
+        self._put_back()
         try:
             if hasattr(self, "storage"):
                 self.storage.close()
@@ -278,7 +321,7 @@ class Output:
     def _close_directory(self) -> None:
         fd, self._directory_fd = self._directory_fd, -1
         if fd >= 0:
-            _close(fd)
+            close_fd(fd)
 
     def _join(self, name: str) -> str:
         return os.path.join(self._directory, name)
@@ -297,12 +340,13 @@ class OutputSet:
     ``with OutputSet() as outputs: data = outputs.add("a.data"); image = outputs.add("a.qcow2")``.
     At the end of the block every file is made durable and checked first; then they get their names
     in the order of ``add``, so what others refer to comes first. Should one of those last steps
-    fail, the names made before it are taken back, except where they replaced a file.
+    fail, the names made before it are taken back, and files that they replaced are put back. (Until
+    the last has its name those lie beside, as ``.vmimg-part``: a kill -9 just then leaves them.)
     """
 
     def __init__(self) -> None:
         self._outputs: list[Output] = []
-        self._folders: list[_Folder] = []
+        self._folders: list[OutputFolder] = []
 
     def folder(self, path: str | os.PathLike[str], index: str, *, replace: bool = False) -> str:
         """A directory that will be called ``path`` and holds the file ``index`` besides others: the
@@ -311,7 +355,7 @@ class OutputSet:
         Raises OptionError where ``path`` exists and ``replace`` is false, StorageError where what
         is there is no directory with an ``index`` in it.
         """
-        made = _Folder(os.fspath(path), index, replace=replace)
+        made = OutputFolder(os.fspath(path), index, replace=replace)
         self._folders.append(made)
         return made.part
 
@@ -327,6 +371,7 @@ class OutputSet:
         try:
             for each in self._outputs:
                 each._prepare()
+                each._keep = len(self._outputs) + len(self._folders) > 1
             # Not extend: what was made before an error must be known then.
             for each in self._outputs:
                 if each._publish():
@@ -338,6 +383,8 @@ class OutputSet:
                 each._unpublish()
             self.abort()
             raise
+        for each in made:
+            each._forget_old()
 
     def abort(self) -> None:
         """Throw away those that are not committed."""
@@ -359,125 +406,6 @@ class OutputSet:
             self.commit()
         else:
             self.abort()
-
-
-class _Folder:
-    """A directory that is being made under another name, ``part``."""
-
-    def __init__(self, path: str, index: str, *, replace: bool) -> None:
-        self._path = os.path.normpath(path)
-        self._index = index
-        self._replace = replace
-        self._done = False
-        self._check_target()
-        directory, base = os.path.split(os.path.realpath(self._path))
-        self._target = os.path.join(directory, base)
-        self.part = os.path.join(directory, _part_name(base))
-        try:
-            os.mkdir(self.part)
-        except OSError as error:
-            raise self._failure("cannot create it", error) from error
-
-    def publish(self) -> None:
-        """Rename it, and remove the one that it replaces. The files in it are durable already."""
-        self._check_target()
-        directory, base = os.path.split(self._target)
-        old = os.path.join(directory, _part_name(base))
-        # What appeared since the check is not ours to replace: the rename fails on it.
-        replaced = self._replace and os.path.isdir(self._target)
-        try:
-            for folder, _, _ in os.walk(self.part):
-                _sync_folder(folder)
-            if replaced:
-                os.rename(self._target, old)
-            try:
-                os.rename(self.part, self._target)
-                try:
-                    _sync_folder(directory)
-                except BaseException:
-                    os.rename(self._target, self.part)
-                    raise
-            except BaseException:
-                if replaced:
-                    os.rename(old, self._target)
-                raise
-            self._done = True
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another one was faster
-                raise OptionError(f"{self._path} exists; pass --force to replace it") from error
-            raise self._failure("cannot give the finished directory its name", error) from error
-        if replaced:
-            shutil.rmtree(old, ignore_errors=True)
-
-    def abort(self) -> None:
-        """Remove it. Does nothing once it is published."""
-        if not self._done:
-            shutil.rmtree(self.part, ignore_errors=True)
-
-    def _check_target(self) -> None:
-        if not os.path.lexists(self._path):
-            return
-        if not os.path.isdir(self._path):
-            raise StorageError(
-                f"{self._path}: cannot write it: it is a file, and the image is a directory"
-            )
-        try:
-            names = sorted(os.listdir(self._path))
-        except OSError as error:
-            raise self._failure("cannot replace it", error) from error
-        if not names:
-            return
-        # Whatever else lies in a directory would be lost.
-        if not os.path.isfile(os.path.join(self._path, self._index)):
-            raise StorageError(
-                f"{self._path}: cannot write it: it is a directory with something else in it"
-            )
-        if not self._replace:
-            raise OptionError(f"{self._path} exists; pass --force to replace it")
-        for name in names:
-            file = os.path.join(self._path, name)
-            if os.path.islink(file) or not os.path.isfile(file):
-                continue
-            try:
-                fd = os.open(file, os.O_RDONLY | syscalls.OPEN_FLAGS)
-            except OSError:
-                continue  # whoever may not read it may replace it all the same
-            try:
-                locks.check(fd, file, write=True)
-            finally:
-                _close(fd)
-
-    def _failure(self, what: str, error: OSError) -> StorageError:
-        reason = (error.strerror or str(error)).lower()
-        return StorageError(f"{self._path}: {what}: {reason}")
-
-
-def _sync_folder(path: str) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some file systems cannot sync a directory, and say so.
-        if error.errno not in syscalls.UNSUPPORTED:
-            raise
-    finally:
-        _close(fd)
-
-
-def _close(fd: int) -> None:
-    """Close what was open for reading: nothing can be lost with it."""
-    try:
-        os.close(fd)
-    except OSError:
-        pass
-
-
-def _part_name(base: str) -> str:
-    # 255 bytes are the limit of a name on most file systems.
-    short = os.fsdecode(os.fsencode(base)[:200])
-    return f".{short}.{os.urandom(4).hex()}.vmimg-part"
 
 
 def _pass_on(fd: int, status: os.stat_result) -> None:

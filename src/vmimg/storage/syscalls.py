@@ -1,7 +1,8 @@
 """The calls into the operating system that storage makes, each with what stands in where it lacks.
 
-Every function takes a file descriptor, raises OSError and knows nothing of vmimg. Linux has all of
-them; elsewhere the ones that save work raise OSError(EOPNOTSUPP), and callers do the work by hand.
+Every function takes a file descriptor (`exchange` two paths), raises OSError and knows nothing of
+vmimg. Linux has all of them; elsewhere the ones that save work raise OSError(EOPNOTSUPP), and
+callers do the work by hand.
 ctypes is imported on first use: opening and reading a file needs none of it.
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "copy_range",
     "device_geometry",
     "discard_device",
+    "exchange",
     "punch_hole",
     "read_at",
     "sync",
@@ -52,6 +54,9 @@ _BLKDISCARD = 0x1277
 _BLKZEROOUT = 0x127F
 _BLKSSZGET = 0x1268
 _FICLONERANGE = 0x4020940D
+# fs.h and fcntl.h
+_RENAME_EXCHANGE = 0x02
+_AT_FDCWD = -100
 # macOS, sys/disk.h
 _DKIOCGETBLOCKSIZE = 0x40046418
 _DKIOCGETBLOCKCOUNT = 0x40086419
@@ -182,6 +187,24 @@ def device_geometry(fd: int) -> tuple[int, int]:
         (count,) = struct.unpack("=Q", _ioctl(fd, _DKIOCGETBLOCKCOUNT, bytes(8)))
         return sector * count, sector
     return os.lseek(fd, 0, os.SEEK_END), 512
+
+
+def exchange(one: str, other: str) -> None:
+    """Two paths of one file system change places, files or directories, in one step."""
+    if sys.platform != "linux":
+        raise _unsupported()
+    import ctypes
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:  # glibc has it since 2.28
+        raise _unsupported()
+    call.argtypes = [
+        ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint,
+    ]  # fmt: skip
+    paths = os.fsencode(one), os.fsencode(other)
+    if call(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), one, None, other)
 
 
 def _ioctl(fd: int, request: int, argument: bytes) -> bytes:

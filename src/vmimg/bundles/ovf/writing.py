@@ -31,7 +31,7 @@ from vmimg.machines.model import Drive, Machine
 from vmimg.storage.base import Storage
 from vmimg.storage.output import Output, OutputSet
 
-__all__ = ["make_ova", "make_ovf"]
+__all__ = ["Member", "Plan", "make_ova", "make_ovf"]
 
 _DEFAULT_FORMAT: Final = "vmdk"
 _STREAM: Final = "streamOptimized"
@@ -43,7 +43,7 @@ _LONGEST: Final = (1 << 63) - 1
 
 def make_ova(package: Package, target: str, how: How) -> Made:
     """See `vmimg.bundles.ova.make`."""
-    plan = _Plan(package, how, _stem(target))
+    plan = Plan(package, how, target)
     with Output(target, replace=how.replace) as storage:
         size = plan.write(TarTarget(storage))
     return Made(target, size, plan.losses)
@@ -51,7 +51,7 @@ def make_ova(package: Package, target: str, how: How) -> Made:
 
 def make_ovf(package: Package, target: str, how: How) -> Made:
     """See `vmimg.bundles.ovf.make`."""
-    plan = _Plan(package, how, _stem(target))
+    plan = Plan(package, how, target)
     with OutputSet() as outputs:
         if target.lower().endswith(".ovf"):
             folder = os.path.dirname(target)
@@ -68,30 +68,33 @@ def _stem(target: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class Member:
     """A disk and the file that it becomes."""
 
     packed: PackedDisk
     name: str
 
 
-class _Plan:
-    """Everything about a package but its bytes. ``losses`` are known once it is written."""
+class Plan:
+    """Everything about a package but its bytes. ``target``: the path that it is called after.
+    ``losses`` are known once it is written.
+    """
 
-    def __init__(self, package: Package, how: How, stem: str) -> None:
+    def __init__(self, package: Package, how: How, target: str) -> None:
+        stem = _stem(target)
         self._package = package
-        self._how = how
-        self._format = how.format or _DEFAULT_FORMAT
+        self.how = how
+        self.format = how.format or _DEFAULT_FORMAT
         self.descriptor = f"{stem}.ovf"
         self._manifest = f"{stem}.mf"
         self._certificate = f"{stem}.cert"
         self.losses: tuple[Loss, ...] = ()
-        extension = find_format(self._format).extensions[0]
-        self._members = tuple(_Member(packed, packed.name + extension) for packed in package.disks)
+        extension = find_format(self.format).extensions[0]
+        self._members = tuple(Member(packed, packed.name + extension) for packed in package.disks)
         self._names = [member.name for member in self._members]
-        self._options = {**_DEFAULT_OPTIONS.get(self._format, {}), **how.disk_options}
+        self.options = {**_DEFAULT_OPTIONS.get(self.format, {}), **how.disk_options}
         # What is compressed in any case is not asked.
-        self._compress = self._format in _COMPRESSIBLE and bool(how.options.get("compress", True))
+        self.compress = self.format in _COMPRESSIBLE and bool(how.options.get("compress", True))
         self._algorithm = str(how.options.get("manifest", "sha256"))
         self._signer = self._load_signer()
         self._check_names()
@@ -109,7 +112,7 @@ class _Plan:
         sizes, values = dict[str, int](), dict[str, Future[str]]()
         with ThreadPoolExecutor(2) as pool:
             for member in self._members:
-                sizes[member.name] = self._image(target, member)
+                sizes[member.name] = self.image(target, member)
                 self._digest(member.name, target, pool, values)
             for name, storage in self._package.files.items():
                 sizes[name] = target.copy(name, storage)
@@ -133,17 +136,18 @@ class _Plan:
         if self._signer is not None:
             target.fill(self._certificate, self._signer.sign(manifest, self._manifest))
 
-    def _image(self, target: PackageTarget, member: _Member) -> int:
-        how = self._how
+    def image(self, target: PackageTarget, member: Member) -> int:
+        """Put the disk of ``member`` into ``target``; the size of its file."""
+        how = self.how
 
         def write(storage: Storage) -> int:
             return write_image(
                 member.packed.disk,
-                self._format,
+                self.format,
                 storage,
                 name=member.name,
-                options=self._options,
-                compress=self._compress,
+                options=self.options,
+                compress=self.compress,
                 level=how.level,
                 threads=how.threads,
                 progress=how.progress,
@@ -170,7 +174,7 @@ class _Plan:
                 drives[at],
                 path=member.name,
                 source="file",
-                format=self._format,
+                format=self.format,
                 size=member.packed.disk.size,
             )
         for at, drive in enumerate(drives):
@@ -206,8 +210,8 @@ class _Plan:
             File(f"file{number}", quote(name), sizes[name])
             for number, name in enumerate((*self._names, *self._package.files), 1)
         ]
-        uri = format_uri(self._format)
-        if self._options.get("subformat", _STREAM) != _STREAM:
+        uri = format_uri(self.format)
+        if self.options.get("subformat", _STREAM) != _STREAM:
             uri = uri.replace(f"#{_STREAM}", "#sparse")
         disks = [
             OvfDisk(f"vmdisk{number}", files[number - 1].id, member.packed.disk.size, uri)
@@ -220,7 +224,7 @@ class _Plan:
         return write_envelope([self._machine()], files, disks, places=places)
 
     def _load_signer(self) -> Signer | None:
-        options = self._how.options
+        options = self.how.options
         key, certificate = str(options.get("key") or ""), str(options.get("certificate") or "")
         if not key and not certificate:
             return None
@@ -228,7 +232,7 @@ class _Plan:
             raise OptionError("a package is signed with a key and its certificate: give both")
         if self._algorithm == "off":
             raise OptionError("what is signed is the manifest: there must be one")
-        return load_signer(key, certificate, self._algorithm, self._how.keys or no_keys)
+        return load_signer(key, certificate, self._algorithm, self.how.keys or no_keys)
 
     def _check_names(self) -> None:
         names = [*self._names, *self._package.files]

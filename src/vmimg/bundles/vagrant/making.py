@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from vmimg.bundles import hyperv
 from vmimg.bundles.archives import ArchiveWriter, GzipTarWriter, TarWriter
 from vmimg.bundles.imaging import stream_image, write_image
 from vmimg.bundles.package import How, Made, Package, PackedDisk
@@ -203,6 +204,22 @@ def _parallels(package: Package, format: str) -> _Contents:
     return _Contents(metadata, texts, disks, (*losses, *written.losses))
 
 
+def _hyperv(package: Package, format: str) -> _Contents:
+    machine = package.machine
+    if len(package.disks) != 1:
+        # Its import takes the first file that it finds, for each of the machine's disks.
+        raise OptionError(f"a box for hyperv has one disk, not {len(package.disks)}")
+    hyperv.check_format(machine, format)
+    disks = {hyperv.disk_path(f"{disk.name}.{format}"): disk for disk in package.disks}
+    machine, losses = _with_files(package, disks, format)
+    written = dialects.find("hyperv-xml").write(machine)
+    texts = {
+        "Vagrantfile": _PLAIN_VAGRANTFILE.format("").encode(),
+        hyperv.description_name(machine): written.data,
+    }
+    return _Contents(_metadata(machine, "hyperv"), texts, disks, (*losses, *written.losses))
+
+
 def _with_files(
     package: Package, disks: dict[str, PackedDisk], format: str
 ) -> tuple[Machine, list[Loss]]:
@@ -233,4 +250,5 @@ _PROVIDERS: Final = {
     "virtualbox": _Provider(("vmdk", "vdi", "vhd"), _virtualbox, {"subformat": "streamOptimized"}),
     "vmware_desktop": _Provider(("vmdk",), _vmware, {"subformat": "monolithicSparse"}),
     "parallels": _Provider(("parallels",), _parallels, {"cluster_size": _CLUSTER * 512}),
+    "hyperv": _Provider(("vhdx", "vhd"), _hyperv, {}),
 }

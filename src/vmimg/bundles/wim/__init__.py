@@ -74,6 +74,8 @@ class WimBundle(Bundle):
         part: str | None,
         options: Mapping[str, Any],
         progress: Progress | None,
+        *,
+        limit: int,
     ) -> Unpacking:
         from vmimg.bundles.wim.extracting import extract
 
@@ -83,7 +85,9 @@ class WimBundle(Bundle):
             images = {1: target}
         else:
             images = {image: f"{target}/{image}" for image in self.folder.images()}
-        return extract(self.folder, images, streams=options["streams"], progress=progress)
+        return extract(
+            self.folder, images, streams=options["streams"], limit=limit, progress=progress
+        )
 
     def _image(self, name: str) -> int:
         """The number of the image that is called so, or has that number."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from vmimg import storage as storages
-from vmimg.bundles.bundle import Unpacking
+from vmimg.bundles.bundle import Unpacking, check_total
 from vmimg.bundles.wim.folder import WimFolder
 from vmimg.bundles.wim.structures import ENCRYPTED
 from vmimg.bundles.wim.tree import Entry, Link, read_link
@@ -37,9 +37,18 @@ _REASONS: Final = {
 
 
 def extract(
-    folder: WimFolder, images: Mapping[int, str], *, streams: bool, progress: Progress | None
+    folder: WimFolder,
+    images: Mapping[int, str],
+    *,
+    streams: bool,
+    limit: int,
+    progress: Progress | None,
 ) -> Unpacking:
-    """Write each of ``images`` to its directory. What could not be kept is counted."""
+    """Write each of ``images`` to its directory. What could not be kept is counted.
+
+    Raises UnsafeImage, before any file is written, where they have more than ``limit`` bytes: one
+    blob may be the content of any number of files.
+    """
     sizes: dict[str, int] = {}
     lost: Counter[str] = Counter()
     writers = []
@@ -49,6 +58,7 @@ def extract(
         writer.plan(folder.walk(image))
         writers.append((image, writer))
     done, total = 0, sum(writer.total for _, writer in writers)
+    check_total(folder.name, total, limit)
     for image, writer in writers:
         for length in writer.write_files():
             done += length

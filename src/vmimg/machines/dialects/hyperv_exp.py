@@ -1,4 +1,5 @@
-r"""The .exp of an export of Windows Server 2008 and 2008 R2: instances of WMI classes in XML.
+r"""The .exp of an export of Windows Server 2008 and 2008 R2: instances of WMI classes in XML. It is
+only read.
 
     <DECLARATIONS><DECLGROUP><VALUE.OBJECT>
       <INSTANCE CLASSNAME="Msvm_ProcessorSettingData">
@@ -16,9 +17,9 @@ from typing import Final
 
 from vmimg.errors import FormatError
 from vmimg.machines.model import CPUs, Drive, Firmware, Machine, Network
-from vmimg.machines.xml import Element, children, number
+from vmimg.machines.xml import Element, children, number, parse
 
-__all__ = ["machines_in_exp"]
+__all__ = ["read"]
 
 _MIB: Final = 1 << 20
 _PROCESSOR, _MEMORY, _ETHERNET = 3, 4, 10
@@ -29,8 +30,9 @@ _IMAGES: Final = {
 _Instance = dict[str, str]
 
 
-def machines_in_exp(root: Element, name: str) -> tuple[Machine, ...]:
-    """The machine that the instances below ``root`` describe. Raises FormatError for none."""
+def read(data: bytes, name: str) -> tuple[Machine, ...]:
+    """The machine in ``data``. Raises FormatError where there is none."""
+    root = parse(data, name, root="DECLARATIONS")
     instances = [_properties(each) for each in root.iter("INSTANCE")]
     settings = [each for each in instances if each["class"] == "Msvm_VirtualSystemSettingData"]
     if not settings:

@@ -15,44 +15,57 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 from vmimg.errors import FormatError
 from vmimg.formats.vetting import printable
+from vmimg.machines.dialects.hyperv_devices import (
+    BIOS,
+    COMPONENTS,
+    FLOPPY,
+    IDE,
+    LEGACY_NETWORK,
+    NETWORK,
+    SCSI,
+    SERIAL,
+    TPM,
+    VIDEO,
+)
 from vmimg.machines.model import (
     Bus,
     Controller,
     CPUs,
     Display,
     Drive,
-    Extra,
     Firmware,
     Machine,
     Network,
     Serial,
 )
 
-__all__ = ["Value", "created", "machine_of"]
+__all__ = [
+    "Reading",
+    "Value",
+    "boot_words",
+    "created",
+    "disk_format",
+    "guid",
+    "machine_of",
+    "number_boots",
+    "reading",
+]
 
 Value = str | int | bool | float | bytes
 
 _MIB: Final = 1 << 20
-_IDE: Final = "83f8638b-8dca-4152-9eda-2ca8b33039b4"
-_SCSI: Final = "d422512d-2bf2-4752-809d-7b82b5fcb1b4"
-_FLOPPY: Final = "8f0d2762-0b00-4e04-af4f-19010527cb93"
-_SERIAL: Final = "8e3a359f-559a-4b6a-98a9-1690a6100ed7"
-_NETWORK: Final = "2fc216b0-d2e2-4967-9b6d-b8a5c9ca2778"
-_VIDEO: Final = "f3cf6965-e8d3-44a9-9b7d-a04245ea7525"
-_BIOS: Final = "ac6b8dc1-3257-4a70-b1b2-a9c9215659ad"
-_TPM: Final = "736e6aa9-a3f8-49c0-9550-a963214d259a"
-_LEGACY_NETWORK: Final = "Emulated Ethernet"
-"""In the name of the older network card, a DEC 21140, for which the model has no word."""
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DRIVE: Final = re.compile(r"controller(\d{1,3})/drive(\d{1,3})/(?:type|pathname)")
-_BOOTS: Final = {"floppy": "floppy", "harddrive": "disk", "optical": "cdrom", "network": "network"}
+_WORDS: Final = {"Floppy": "floppy", "HardDrive": "disk", "Optical": "cdrom", "Network": "network"}
+_BOOTS: Final = {word.lower(): kind for word, kind in _WORDS.items()}
+_KNOWN: Final = frozenset((IDE, SCSI, FLOPPY, SERIAL, BIOS, TPM, *COMPONENTS))
 _KINDS: Final = {
     "vhd": ("disk", "file"), "iso": ("cdrom", "file"), "vfd": ("floppy", "file"),
     "physical": ("disk", "block"), "passthrough": ("disk", "block"), "atapi": ("cdrom", "block"),
@@ -61,7 +74,8 @@ _FORMATS: Final = {".vhd": "vhd", ".avhd": "vhd", ".vhdx": "vhdx", ".avhdx": "vh
 # What Hyper-V counts, dates and links up for itself.
 _BOOKKEEPING: Final = re.compile(
     r"(?:.*/)?(?:VDEVVersion|ChannelInstanceGuid|VpciInstanceGuid|PortName|size|count)"
-    r"|global_settings/metrics/.*|manifest/.*|properties/(?:.*_time|type_id|global_id)"
+    r"|global_settings/metrics/.*|manifest/.*|properties/(?:.*_time|type_id|global_id|version)"
+    r"|settings/global/logical_id"
     r"|.*/Feature_[^/]*/.*|.*/(?:Features|Features\[\d+\])/.*|global_settings/owner/.*"
 )
 _MAX_DEVICES: Final = 1024
@@ -73,7 +87,31 @@ def machine_of(values: Mapping[str, Value], dialect: str, name: str) -> Machine:
 
     Raises FormatError for what is no configuration of a machine.
     """
-    return _Settings(values, dialect, name).machine()
+    found = reading(values, name)
+    if not found.rest:
+        return found.machine
+    extras = tuple((path, _said(values[path])) for path in found.rest)
+    return replace(found.machine, extras={dialect: extras})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What values say: ``machine``, without extras; ``rest``: the paths of what its owner may have
+    set, and the model has no word for. ``networks`` and ``scsi``: the instances of the cards and
+    of the SCSI controllers, in their order; ``others``: device and name of what is none of the
+    devices that a machine has, by instance.
+    """
+
+    machine: Machine
+    rest: tuple[str, ...]
+    networks: tuple[str, ...]
+    scsi: tuple[str, ...]
+    others: Mapping[str, tuple[str, str]]
+
+
+def reading(values: Mapping[str, Value], name: str) -> Reading:
+    """As `machine_of`, with what the machine was found in."""
+    return _Settings(values, name).reading()
 
 
 def created(values: Mapping[str, Value]) -> str:
@@ -96,9 +134,8 @@ def created(values: Mapping[str, Value]) -> str:
 class _Settings:
     """Remembers what was looked at: the rest is kept."""
 
-    def __init__(self, values: Mapping[str, Value], dialect: str, name: str) -> None:
+    def __init__(self, values: Mapping[str, Value], name: str) -> None:
         self._values = values
-        self._dialect = dialect
         self._name = name
         self._paths = {path.lower(): path for path in values}
         self._seen: set[str] = set()
@@ -108,16 +145,30 @@ class _Settings:
             self._below.setdefault(head.lower(), []).append(rest)
         self._devices = list(self._manifest())
 
-    def machine(self) -> Machine:
+    def reading(self) -> Reading:
+        machine = self._machine()
+        return Reading(
+            machine,
+            tuple(self._rest()),
+            tuple(instance for device, instance, name in self._devices if _is_card(device, name)),
+            tuple(self._instances(SCSI)),
+            {
+                instance: (device, name)
+                for device, instance, name in self._devices
+                if device not in _KNOWN and not _is_card(device, name)
+            },
+        )
+
+    def _machine(self) -> Machine:
         if not any(path.startswith(("properties/", "settings/")) for path in self._paths):
             raise FormatError(f"{self._name}: is no configuration of a machine of Hyper-V")
         boots = self._boots()
         drives = self._drives()
         networks = self._networks()
-        _number_boots(drives, networks, boots)
+        number_boots(drives, networks, boots)
         bus = dict.fromkeys((each.bus, each.controller) for each in drives)
-        bus |= dict.fromkeys(("scsi", at) for at, _ in enumerate(self._instances(_SCSI)))
-        machine = Machine(
+        bus |= dict.fromkeys(("scsi", at) for at, _ in enumerate(self._instances(SCSI)))
+        return Machine(
             name=self._text("properties/name"),
             description=self._text("properties/notes"),
             uuid=self._uuid(),
@@ -129,10 +180,8 @@ class _Settings:
             drives=tuple(drives),
             networks=tuple(networks),
             serials=self._serials(),
-            display=Display("synthvid") if self._instances(_VIDEO) else None,
+            display=Display("synthvid") if self._instances(VIDEO) else None,
         )
-        extras = self._extras()
-        return machine if not extras else _with_extras(machine, self._dialect, extras)
 
     def _get(self, path: str) -> Value | None:
         real = self._paths.get(path.lower())
@@ -170,13 +219,13 @@ class _Settings:
             raise FormatError(f"{self._name}: lists {len(names)} devices, more than {_MAX_DEVICES}")
         listed = set()
         for vdev in sorted(names):
-            device = _guid(self._text(f"manifest/{vdev}/device"))
-            instance = _guid(self._text(f"manifest/{vdev}/instance")) or device
+            device = guid(self._text(f"manifest/{vdev}/device"))
+            instance = guid(self._text(f"manifest/{vdev}/instance")) or device
             if device:
                 listed.add(instance)
                 yield device, instance, self._text(f"manifest/{vdev}/name")
         # The oldest list less: a device whose instance is called like its type is there as well.
-        for device in (_IDE, _SCSI, _FLOPPY, _SERIAL):
+        for device in (IDE, SCSI, FLOPPY, SERIAL):
             if device not in listed and f"_{device}_" in self._below:
                 yield device, device, ""
 
@@ -185,33 +234,33 @@ class _Settings:
 
     def _uuid(self) -> str:
         """The one that the guest sees, or else Hyper-V's own."""
-        found = _guid(self._text(f"_{_BIOS}_/bios_guid"))
-        return found or _guid(self._text("properties/global_id"))
+        found = guid(self._text(f"_{BIOS}_/bios_guid"))
+        return found or guid(self._text("properties/global_id"))
 
     def _firmware(self) -> Firmware:
         second = self._number("properties/subtype", 1 << 16) >= 1
-        secure = self._flag(f"_{_BIOS}_/secure_boot_enabled")
+        secure = self._flag(f"_{BIOS}_/secure_boot_enabled")
         return Firmware(
             kind="uefi" if second else "bios",
             secure_boot=secure if second else None,
-            tpm="2.0" if self._instances(_TPM) else "",
+            tpm="2.0" if self._instances(TPM) else "",
         )
 
     def _boots(self) -> list[str]:
         found = []
         for at in range(8):
-            word = self._text(f"_{_BIOS}_/boot/device{at}").lower()
+            word = self._text(f"_{BIOS}_/boot/device{at}").lower()
             if word in _BOOTS and _BOOTS[word] not in found:
                 found.append(_BOOTS[word])
         return found
 
     def _drives(self) -> list[Drive]:
         drives: list[Drive] = []
-        for instance in self._instances(_IDE):
+        for instance in self._instances(IDE):
             drives += self._on(instance, "ide", 0)
-        for at, instance in enumerate(self._instances(_SCSI)):
+        for at, instance in enumerate(self._instances(SCSI)):
             drives += self._on(instance, "scsi", at)
-        for instance in self._instances(_FLOPPY):
+        for instance in self._instances(FLOPPY):
             drives += self._on(instance, "floppy", 0)
         if len(drives) > _MAX_DEVICES:
             raise FormatError(f"{self._name}: has {len(drives)} drives, more than {_MAX_DEVICES}")
@@ -241,7 +290,7 @@ class _Settings:
                     slot=slot,
                     path=path,
                     source=source if path else "file",  # type: ignore[arg-type]
-                    format=_format(path) if device == "disk" else "",
+                    format=disk_format(path) if device == "disk" else "",
                 )
             )
         return drives
@@ -249,7 +298,7 @@ class _Settings:
     def _networks(self) -> list[Network]:
         found = []
         for device, instance, name in self._devices:
-            if device != _NETWORK and _LEGACY_NETWORK not in name:
+            if not _is_card(device, name):
                 continue
             head = f"_{instance}_"
             mac = re.sub(r"[^0-9A-Fa-f]", "", self._text(f"{head}/MacAddress")).lower()
@@ -259,7 +308,7 @@ class _Settings:
             known = len(mac) == 12 and mac.strip("0") != ""
             found.append(
                 Network(
-                    model="netvsc" if device == _NETWORK else "",
+                    model="netvsc" if device == NETWORK else "",
                     mac=":".join(re.findall("..", mac)) if known else "",
                     kind="network" if switch else "" if connected else "none",
                     network=switch,
@@ -270,25 +319,30 @@ class _Settings:
 
     def _serials(self) -> tuple[Serial, ...]:
         found = []
-        for instance in self._instances(_SERIAL):
+        for instance in self._instances(SERIAL):
             for port in range(4):
                 path = self._text(f"_{instance}_/port{port}/connection")
                 if path:
                     found.append(Serial("pipe", path))
         return tuple(found)
 
-    def _extras(self) -> tuple[Extra, ...]:
-        """What the machine's owner may have set, and the model has no word for."""
-        found = []
+    def _rest(self) -> Iterator[str]:
         for path, value in self._values.items():
-            if path in self._seen or value in ("", b"") or _BOOKKEEPING.fullmatch(path):
-                continue
-            said = base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
-            found.append((path, said))
-        return tuple(found)
+            if (
+                path not in self._seen
+                and value not in ("", b"")
+                and not _BOOKKEEPING.fullmatch(path)
+            ):
+                yield path
 
 
-def _number_boots(drives: list[Drive], networks: list[Network], boots: list[str]) -> None:
+def boot_words(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Hyper-V's words for what is booted in this order."""
+    words = {kind: word for word, kind in _WORDS.items()}
+    return tuple(words[kind] for kind in kinds)
+
+
+def number_boots(drives: list[Drive], networks: list[Network], boots: Sequence[str]) -> None:
     """What boots, numbered: the first device of each kind, in the order of the kinds."""
     rank = 0
     for kind in boots:
@@ -303,19 +357,25 @@ def _number_boots(drives: list[Drive], networks: list[Network], boots: list[str]
             drives[at] = replace(drives[at], boot=rank)
 
 
-def _with_extras(machine: Machine, dialect: str, extras: tuple[Extra, ...]) -> Machine:
-    return replace(machine, extras={dialect: extras})
+def _said(value: Value) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def _is_card(device: str, name: str) -> bool:
+    return device == NETWORK or LEGACY_NETWORK in name
 
 
 def _rank(place: tuple[Bus, int]) -> tuple[int, int]:
     return ("ide", "scsi", "floppy").index(place[0]), place[1]
 
 
-def _guid(text: str) -> str:
+def guid(text: str) -> str:
+    """``text`` as a GUID in lower case, without braces; "" for anything else."""
     plain = text.strip("{} \0").lower()
     return plain if _UUID.fullmatch(plain) else ""
 
 
-def _format(path: str) -> str:
+def disk_format(path: str) -> str:
+    """The format that the name of a disk tells."""
     lower = path.lower()
     return next((format for end, format in _FORMATS.items() if lower.endswith(end)), "")

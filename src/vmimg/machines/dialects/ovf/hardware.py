@@ -1,6 +1,7 @@
 """A virtual system of a descriptor, as a machine. VMware's and VirtualBox's extensions are read
 beside the standard's words; what nobody here has a word for goes to the extras, under the place
-where it stood. Source: DSP0243 1.1.1, section 8. Imports items, words, guests and the model.
+where it stood. Source: DSP0243 1.1.1, section 8. Imports items, kept, words,
+guests and the model.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from vmimg.machines import guests, xml
 from vmimg.machines.dialects.ovf import words
 from vmimg.machines.dialects.ovf.envelope import Envelope, is_ovirt, kind_of, sections
 from vmimg.machines.dialects.ovf.items import Item, read_items
+from vmimg.machines.dialects.ovf.kept import in_order, kept
 from vmimg.machines.dialects.ovf.names import VMW, Resource, units
 from vmimg.machines.dialects.ovf.ovirt import read_ovirt
 from vmimg.machines.dialects.vbox.reading import read_machine
@@ -121,8 +123,8 @@ class _Reader:
             if len(self.extras) > _MAX_EXTRAS:
                 raise FormatError(f"{self.name}: more than {_MAX_EXTRAS} settings of a machine")
             # Where items stand among one another says nothing, so they come in one order always.
-            kept = tuple(sorted(self.extras, key=_rank))
-            machine = replace(machine, extras={**machine.extras, "ovf": kept})
+            ordered = tuple(sorted(self.extras, key=_rank))
+            machine = replace(machine, extras={**machine.extras, "ovf": ordered})
         return machine, self.places
 
     _told_version = ""
@@ -137,7 +139,7 @@ class _Reader:
         self.machine = replace(self.machine, guest=found.guest, architecture=found.architecture)
 
     def _section(self, section: xml.Element) -> None:
-        self.extras.append((f"VirtualSystem/{kind_of(section)}", xml.encoded(section)))
+        self.extras.append((f"VirtualSystem/{kind_of(section)}", kept(section)))
 
     def _hardware(self, hardware: xml.Element) -> None:
         if len(hardware) > _MAX_EXTRAS:
@@ -147,16 +149,16 @@ class _Reader:
             self.extras.append(("VirtualHardwareSection@transport", transport))
         for each in xml.children(hardware, "System"):
             self._told_version = xml.text(each, "VirtualSystemType")
-            for one in each:
+            for one in in_order(each):
                 if xml.local(one) not in _SYSTEM_KNOWN:
-                    self.extras.append((f"System/{xml.local(one)}", xml.encoded(one)))
+                    self.extras.append((f"System/{xml.local(one)}", kept(one)))
         items, others = read_items(hardware, self.package.configuration, self.name)
         for item in items:
             self._controller(item)
         for item in items:
             self._item(item)
         for element in others:
-            self.extras.append(("VirtualHardwareSection/Item", xml.encoded(element)))
+            self.extras.append(("VirtualHardwareSection/Item", kept(element)))
         for each in hardware:
             if xml.local(each) == "Config":
                 self._setting(each)
@@ -172,14 +174,14 @@ class _Reader:
         elif key == "bootOptions.efiSecureBootEnabled" and xml.flag(value) is not None:
             firmware = replace(firmware, secure_boot=xml.flag(value))
         else:
-            self.extras.append(("VirtualHardwareSection/Config", xml.encoded(element)))
+            self.extras.append(("VirtualHardwareSection/Config", kept(element)))
         self.machine = replace(self.machine, firmware=firmware)
 
     def _extra_setting(self, element: xml.Element) -> None:
         key, value = xml.attribute(element, "key"), xml.attribute(element, "value")
         file = self.package.file(value.rpartition("/")[2]) if key == "nvram" else None
         if file is None:
-            self.extras.append(("VirtualHardwareSection/ExtraConfig", xml.encoded(element)))
+            self.extras.append(("VirtualHardwareSection/ExtraConfig", kept(element)))
         else:
             firmware = replace(self.machine.firmware, variables=file.name)
             self.machine = replace(self.machine, firmware=firmware)
@@ -225,11 +227,11 @@ class _Reader:
             self.machine = replace(self.machine, firmware=firmware)
             self._rest(item, "firmware")
         else:
-            self.extras.append(("VirtualHardwareSection/Item", xml.encoded(item.element)))
+            self.extras.append(("VirtualHardwareSection/Item", kept(item.element)))
 
     def _rest(self, item: Item, place: str) -> None:
-        for each in item.rest:
-            self.extras.append((f"{place}/{xml.local(each)}", xml.encoded(each)))
+        for each in in_order(item.rest):
+            self.extras.append((f"{place}/{xml.local(each)}", kept(each)))
 
     def _cpus(self, item: Item) -> None:
         count = xml.number(item.quantity, "the number of processors", self.name, high=1 << 20)
@@ -347,14 +349,21 @@ def _rank(extra: Extra) -> int:
     return next(at for at, start in enumerate(_ORDER) if extra[0].startswith(start))
 
 
+# Of VirtualBox's settings, what is about the package that they are in, or told by it.
+_OF_PACKAGE: Final = (
+    "drives[", "StorageController", "HardDisk:", "Snapshot:", "Machine@version", "Machine@{",
+    "Machine/Info",
+)  # fmt: skip
+
+
 def _with_settings(machine: Machine, settings: Machine) -> Machine:
     """``machine`` with what only VirtualBox's settings in the descriptor say. Drives and
     controllers are told by the descriptor, and how a package's disks are called there.
     """
-    kept = tuple(
+    told = tuple(
         (key, value)
         for key, value in settings.extras.get("vbox", ())
-        if not key.startswith(("drives[", "StorageController", "HardDisk:", "Snapshot:"))
+        if not key.startswith(_OF_PACKAGE)
     )
     return replace(
         machine,
@@ -364,7 +373,7 @@ def _with_settings(machine: Machine, settings: Machine) -> Machine:
         firmware=machine.firmware if machine.firmware.kind else settings.firmware,
         clock=machine.clock or settings.clock,
         display=machine.display or settings.display,
-        extras={"vbox": kept} if kept else {},
+        extras={"vbox": told} if told else {},
     )
 
 

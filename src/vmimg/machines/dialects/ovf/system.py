@@ -2,7 +2,7 @@
 
 What VMware does not know is written as the nearest thing that VMware and VirtualBox both have: a
 disk on virtio hangs on SATA, a virtio network card becomes an E1000, which guests have drivers for.
-Source: DSP0243 1.1.1, section 8; what ovftool writes. Imports names, words and the model.
+Source: DSP0243 1.1.1, section 8; what ovftool writes. Imports kept, names, words and the model.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 from vmimg.machines import guests, xml
 from vmimg.machines.dialects.ovf import words
 from vmimg.machines.dialects.ovf.envelope import OvfDisk
+from vmimg.machines.dialects.ovf.kept import put, put_section
 from vmimg.machines.dialects.ovf.names import OVF1, RASD, VBOX, VMW, VSSD, Resource
 from vmimg.machines.model import Bus, Controller, Drive, Extra, Machine, Network
 from vmimg.machines.slots import settle
@@ -158,8 +159,8 @@ class _Writer:
     def _keep(self, element: xml.Element, prefix: str) -> None:
         """Put back what the reader kept of a place."""
         for key, value in self.extras:
-            if key.startswith(prefix) and "/" not in key[len(prefix) :]:
-                element.append(xml.snippet(value))
+            if _is_below(key, prefix):
+                put_section(element, value)
 
     def _guest(self) -> None:
         guest, architecture = self.machine.guest, self.machine.architecture
@@ -199,9 +200,8 @@ class _Writer:
             ),
         ):
             xml.make(f"{{{VSSD}}}{name}", content=content, parent=system)
-        for key, value in self.extras:
-            if key.startswith("System/") and key != "System/VirtualSystemType":
-                system.append(xml.snippet(value))
+        own = "System/VirtualSystemType"
+        put(system, [value for key, value in self.extras if _is_below(key, "System/", own)])
         self._cpus()
         self._memory()
         self._drives()
@@ -214,7 +214,7 @@ class _Writer:
     def _keep_only(self, wanted: str) -> None:
         for key, value in self.extras:
             if key == wanted:
-                self.hardware.append(xml.snippet(value))
+                put_section(self.hardware, value)
 
     def _item(
         self,
@@ -237,8 +237,7 @@ class _Writer:
         for key, value in (config or {}).items():
             self._config(item, key, value)
         if place:
-            self._keep(item, place + "/")
-            _in_order(item)
+            put(item, [value for key, value in self.extras if _is_below(key, f"{place}/")])
         return id
 
     def _config(self, parent: xml.Element, key: str, value: str, name: str = "Config") -> None:
@@ -261,13 +260,12 @@ class _Writer:
         )
         cores = cpus.cores * max(cpus.threads, 1)
         if cores:
-            element = xml.make(
+            xml.make(
                 f"{{{VMW}}}CoresPerSocket",
                 {f"{{{OVF1}}}required": "false"},
                 str(cores),
                 parent=self.hardware[-1],
             )
-            _in_order(element.getparent())
 
     def _memory(self) -> None:
         size = -(-(self.machine.memory or _LEAST_MEMORY) // _MIB)
@@ -436,14 +434,6 @@ def _fallback(drive: Drive) -> Bus:
     return "floppy" if drive.device == "floppy" else "sata"
 
 
-def _in_order(item: xml.Element | None) -> None:
-    """CIM's children by the alphabet, then what others have put in, as the schema wants them."""
-    assert item is not None
-    item[:] = sorted(
-        item,
-        key=lambda each: (
-            (xml.namespace(each) != RASD, xml.local(each))
-            if xml.namespace(each) == RASD
-            else (True, "")
-        ),
-    )
+def _is_below(key: str, prefix: str, *but: str) -> bool:
+    """Whether an extra is of the place ``prefix`` itself."""
+    return key.startswith(prefix) and "/" not in key[len(prefix) :] and key not in but

@@ -19,6 +19,7 @@ from vmimg.machines import xml
 from vmimg.machines.comparing import losses_of
 from vmimg.machines.dialect import Written
 from vmimg.machines.dialects.ovf.envelope import File, Network, OvfDisk, Product
+from vmimg.machines.dialects.ovf.kept import put_section
 from vmimg.machines.dialects.ovf.names import (
     FORMAT_URIS,
     OVF1,
@@ -39,7 +40,8 @@ __all__ = ["write_envelope"]
 _NAMESPACES: Final = {
     None: OVF1, "ovf": OVF1, "rasd": RASD, "vssd": VSSD, "vmw": VMW, "vbox": VBOX, "xsi": XSI,
 }  # fmt: skip
-_PLAIN: Final = "/-_.~!$&'()*+,;=:@"
+# Not the colon: what stands before one in a first segment is a scheme (RFC 3986, 4.2).
+_PLAIN: Final = "/-_.~!$&'()*+,;=@"
 
 
 def write_envelope(
@@ -165,7 +167,7 @@ def _write(
     for machine in machines if single else ():
         for key, value in machine.extras.get("ovf", ()):
             if key.startswith("Envelope/"):
-                root.append(xml.snippet(value))
+                put_section(root, value)
     parent = root
     if not single:
         name = collection or "vApp"

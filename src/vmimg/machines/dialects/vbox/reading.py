@@ -62,6 +62,7 @@ def read(data: bytes, name: str) -> tuple[Machine, ...]:
 
 def read_machine(element: xml.Element, name: str) -> Machine:
     """The machine of a <Machine>, which OVF has too. Raises FormatError."""
+    element = xml.moved(element, lambda _: words.SPACE)
     hardware = xml.child(element, "Hardware")
     if hardware is None:
         hardware = xml.make("Hardware")

@@ -26,6 +26,7 @@ __all__ = [
     "MODES",
     "NAMES",
     "SERIALS",
+    "SPACE",
     "TPMS",
     "USBS",
     "braced",
@@ -33,6 +34,9 @@ __all__ = [
     "plain_uuid",
     "port_count",
 ]
+
+SPACE: Final = "http://www.virtualbox.org/"
+"""The namespace of settings. Before 2007 it was innotek's; in an OVF they are in that of OVF."""
 
 CONTROLLERS: Final[dict[str, tuple[Bus, str]]] = {
     "PIIX3": ("ide", "piix3"),

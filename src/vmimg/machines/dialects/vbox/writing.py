@@ -33,10 +33,11 @@ from vmimg.machines.model import Bus, Drive, Extra, Machine, Network, Snapshot
 
 __all__ = ["write"]
 
-_SPACE: Final = "http://www.virtualbox.org/"
-_NS: Final = f"{{{_SPACE}}}"
+_NS: Final = f"{{{words.SPACE}}}"
 _MIB: Final = 1 << 20
 _LEAST_MEMORY: Final = 1 << 30
+_MOST_MIB: Final = 2 << 20
+_MOST_CPUS: Final = 64
 _DEEPEST: Final = 100
 _LONG_AGO: Final = "1970-01-01T00:00:00Z"
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -52,9 +53,9 @@ _REASONS: Final = {
     "firmware.kind": "VirtualBox has BIOS where nothing else is said",
     "firmware.secure_boot": "VirtualBox keeps it in the variable store",
     "firmware.loader": "the code of the firmware is VirtualBox's",
-    "cpus.count": "a machine has 1 to 1024 processors",
+    "cpus.count": "a machine has 1 to 64 processors",
     "cpus": "VirtualBox says how many processors, and no more",
-    "memory": "VirtualBox counts it in MiB, and a machine has some",
+    "memory": "VirtualBox counts it in MiB, and a machine has 4 to 2097152",
     "clock": "VirtualBox has UTC, or the time of the host",
     "guest": "it is known by its family there",
     "controllers": "VirtualBox has these, and every drive needs one",
@@ -123,7 +124,7 @@ class _Writer:
         # An older version than what is written could not hold it, a newer one has it elsewhere.
         if number is None or not _same_layout(int(number[1]), self.version):
             version = f"1.{self.version}-linux"
-        root = xml.make(f"{_NS}VirtualBox", {"version": version}, nsmap={None: _SPACE})
+        root = xml.make(f"{_NS}VirtualBox", {"version": version}, nsmap={None: words.SPACE})
         current = [self.ids[each.id] for each in self.snapshots if each.current]
         attributes = {
             "uuid": words.braced(
@@ -283,7 +284,7 @@ class _Writer:
     def _platform(self, platform: xml.Element) -> None:
         """Processors, chipset and clock, which Hardware had before 1.20."""
         machine = self.machine
-        count = {"count": str(min(max(machine.cpus.count, 1), 1024))}
+        count = {"count": str(min(max(machine.cpus.count, 1), _MOST_CPUS))}
         cpu = self._add(platform, "CPU", count | self._attributes("CPU@"))
         self._keep(cpu, "CPU/")
         names = {model: name for name, model in words.CHIPSETS.items()}
@@ -301,7 +302,7 @@ class _Writer:
         machine = self.machine
         if platform is not None:
             self._platform(platform)
-        size = max(4, -(-(machine.memory or _LEAST_MEMORY) // _MIB))
+        size = min(max(4, -(-(machine.memory or _LEAST_MEMORY) // _MIB)), _MOST_MIB)
         memory = self._add(
             hardware, "Memory", {"RAMSize": str(size)} | self._attributes("Hardware/Memory@")
         )
