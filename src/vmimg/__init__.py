@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vmimg.bundles.unpacking import Unpacked, unpack
     from vmimg.bundles.verbs import compare, convert, dd, measure
     from vmimg.bundles.verbs import open_disk as open
+    from vmimg.bundles.virtual import VirtualOva, streamed_ova, virtual_ova
     from vmimg.disk.extent import Extent, Kind
     from vmimg.disk.layer import Layer, ParentRef
     from vmimg.disk.policy import ParentPolicy
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from vmimg.transfer.convert import ConvertResult
     from vmimg.transfer.create import create
     from vmimg.transfer.measure import MeasureResult
+    from vmimg.transfer.streamed import streamed_image
+    from vmimg.transfer.virtual import VirtualImage, virtual_image
 
 __version__ = "0.1.0"
 
@@ -106,6 +109,8 @@ __all__ = [
     "UnsafeImage",
     "UnsupportedFeature",
     "Verdict",
+    "VirtualImage",
+    "VirtualOva",
     "VmimgError",
     "Written",
     "__version__",
@@ -125,8 +130,12 @@ __all__ = [
     "pack",
     "read_machines",
     "repack",
+    "streamed_image",
+    "streamed_ova",
     "unpack",
     "vet",
+    "virtual_image",
+    "virtual_ova",
     "write_machine",
 ]
 
@@ -138,6 +147,7 @@ _MODULES = {
     "bundles.registry": ("BUNDLES",),
     "bundles.unpacking": ("Unpacked", "unpack"),
     "bundles.verbs": ("compare", "convert", "dd", "measure", "open"),
+    "bundles.virtual": ("VirtualOva", "streamed_ova", "virtual_ova"),
     "disk.extent": ("Extent", "Kind"),
     "disk.layer": ("Layer", "ParentRef"),
     "disk.policy": ("ParentPolicy",),
@@ -175,6 +185,8 @@ _MODULES = {
     "transfer.convert": ("ConvertResult",),
     "transfer.create": ("create",),
     "transfer.measure": ("MeasureResult",),
+    "transfer.streamed": ("streamed_image",),
+    "transfer.virtual": ("VirtualImage", "virtual_image"),
 }
 _RENAMED = {"open": "open_disk"}
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

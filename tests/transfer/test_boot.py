@@ -13,12 +13,12 @@ from vmimg.transfer.convert import convert
 
 TARGETS: list[tuple[str, dict[str, Any]]] = [
     ("qcow2", {}),
-    ("vmdk", {}),
-    ("vhdx", {}),
 ]
 # A boot takes a minute of a core: these wait for `make test-all`.
 MORE_TARGETS: list[tuple[str, dict[str, Any]]] = [
     ("raw", {}),
+    ("vmdk", {}),
+    ("vhdx", {}),
     ("vhd", {}),
     ("vdi", {}),
     ("dmg", {}),
