@@ -24,13 +24,13 @@ PEERS := qemu-utils qemu-block-extra qemu-system-x86 e2fsprogs dosfstools gdisk 
          xorriso genisoimage udftools dmg2img cloop-utils ploop mtools \
          util-linux cryptsetup-bin xfsprogs btrfs-progs ntfs-3g exfatprogs f2fs-tools squashfs-tools \
          coreutils xz-utils zstd bzip2 gzip lz4 lzop lzip tar libarchive-tools virtinst libvirt-clients \
-         libxml2-utils swtpm cpio wimtools ovmf u-boot-tools skopeo umoci vagrant openssl osinfo-db pigz
+         libxml2-utils postgresql swtpm cpio wimtools ovmf u-boot-tools skopeo umoci vagrant openssl osinfo-db pigz
 # What compiling a Python binding takes.
 COMPILER := gcc libc6-dev python3-dev
 
 .PHONY: help
 help:  ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 # The environment ----------------------------------------------------------------------------------
 
@@ -74,6 +74,26 @@ $(STAMPS)/peers: $(STAMPS)/base
 	    || echo 'Some Python peers cannot be compiled here; the tests that need them are skipped.'
 	@touch $@
 
+# A server that speaks Azure's blobs, from npm: its programs come beside those of Python.
+AZURITE := azurite@3.35.0
+$(STAMPS)/azurite: $(STAMPS)/base
+	@command -v npm >/dev/null || scripts/apt-install nodejs npm
+	@npm install --silent --no-fund --no-audit --global --prefix $(VENV) $(AZURITE) \
+	    || echo 'npm cannot install azurite here; the tests that need it are skipped.'
+	@touch $@
+
+# A Glance, a Keystone and their clients: what they need clashes with what we do, so they have an
+# environment of their own.
+OPENSTACK := .venv-openstack
+$(STAMPS)/openstack: $(STAMPS)/base
+	@echo 'Installing OpenStack peers in $(OPENSTACK)'
+	@{ { test -x $(OPENSTACK)/bin/python || scripts/make-venv $(PYTHON) $(OPENSTACK); } \
+	    && $(OPENSTACK)/bin/python -m pip install --quiet --upgrade 'pip>=25.1' \
+	    && $(OPENSTACK)/bin/python -m pip install --quiet --no-compile --group openstack \
+	    && $(OPENSTACK)/bin/python tests/service/openstack_databases.py; } \
+	    || echo 'OpenStack cannot be installed here; the tests that need it are skipped.'
+	@touch $@
+
 .PHONY: programs
 programs:
 	@scripts/apt-install $(foreach peer,$(PEERS),'$(peer)')
@@ -85,11 +105,11 @@ demo: $(STAMPS)/base $(STAMPS)/images  ## Convert a real Linux image every way a
 	@$(BIN)/python scripts/demo.py
 
 .PHONY: test
-test: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers programs  ## Run the tests (PYTEST_ARGS="-k qcow2")
+test: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers $(STAMPS)/azurite $(STAMPS)/openstack programs  ## Run the tests (PYTEST_ARGS="-k qcow2")
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 .PHONY: test-all
-test-all: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers programs  ## Run the slow tests as well
+test-all: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers $(STAMPS)/azurite $(STAMPS)/openstack programs  ## Run the slow tests as well
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: fuzz
@@ -112,12 +132,18 @@ format: $(STAMPS)/lint  ## Put the code in shape
 bench: $(STAMPS)/extras programs  ## Measure against qemu-img (BENCH_ARGS="--json FILE --quick")
 	$(BIN)/python scripts/bench.py --vmimg $(BIN)/vmimg $(BENCH_ARGS)
 
+.PHONY: bench-service
+bench-service: $(STAMPS)/extras $(STAMPS)/openstack programs  ## Measure the service against Glance (BENCH_ARGS="--size 256M")
+	$(BIN)/python scripts/bench_service.py --vmimg $(BIN)/vmimg --openstack $(OPENSTACK) \
+	    --json docs/bench-service.json $(BENCH_ARGS)
+
 .PHONY: readme
 readme: $(STAMPS)/base  ## Write the generated tables of README.md and docs/ anew
 	$(BIN)/python scripts/readme_formats.py
 	$(BIN)/python scripts/readme_speed.py
 	$(BIN)/python scripts/findings_table.py
 	$(BIN)/python scripts/bundles_table.py
+	$(BIN)/python scripts/service_speed.py
 
 .PHONY: hooks
 hooks: $(STAMPS)/lint  ## Run the linters before each commit
@@ -125,6 +151,6 @@ hooks: $(STAMPS)/lint  ## Run the linters before each commit
 
 .PHONY: clean
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf $(VENV) $(OPENSTACK) demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 	    .import_linter_cache fuzz/corpus fuzz/crashes
 	find src tests scripts -name __pycache__ -type d -exec rm -rf {} +

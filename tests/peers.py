@@ -15,11 +15,13 @@ does not run is no check.
 from __future__ import annotations
 
 import functools
+import glob
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,16 @@ MISSING = "missing peer: "
 _COARSE_CLOCK = b"Unable to get accurate CPU usage"
 _TRIES = 10
 
-# A regular user's PATH on Debian leaves out where mke2fs and sgdisk live.
-_SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
+# Debian keeps PostgreSQL's programs by version, outside of any PATH.
+_POSTGRESQL = sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
+
+# Where the environment keeps programs of its own (`make` puts those of npm there), and where mke2fs
+# and sgdisk live, which a regular user's PATH on Debian leaves out.
+_OWN_FOLDER = os.path.join(sys.prefix, "bin")
+_SYSTEM_FOLDERS = (_OWN_FOLDER, "/usr/sbin", "/sbin", "/usr/local/sbin", *_POSTGRESQL)
+
+# OpenStack's programs need other releases of what we need: `make` gives them an environment.
+_OPENSTACK = Path(__file__).resolve().parents[1] / ".venv-openstack" / "bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,7 @@ PEERS = {
         Peer("split", "coreutils"),
         Peer("cat", "coreutils"),
         Peer("gzip", "gzip"),
+        Peer("pigz", "pigz"),
         Peer("bzip2", "bzip2"),
         Peer("xz", "xz-utils"),
         Peer("zstd", "zstd"),
@@ -138,12 +149,27 @@ PEERS = {
         Peer("pyphdi", "libphdi-python (PyPI)", module=True),
         Peer("pymodi", "libmodi-python (PyPI)", module=True),
         Peer("pyluksde", "libluksde-python (PyPI)", module=True),
+        Peer("initdb", "postgresql"),
+        Peer("postgres", "postgresql"),
+        Peer("moto", "moto (PyPI)", module=True),
+        Peer("azurite-blob", "azurite (npm)"),
+        *(
+            Peer(name, f"{package} (PyPI), in .venv-openstack", file=str(_OPENSTACK / program))
+            for name, package, program in (
+                ("keystone", "keystone", "keystone-manage"),
+                ("glance", "glance", "glance-manage"),
+                ("openstack", "python-openstackclient", "openstack"),
+                ("glanceclient", "python-glanceclient", "glance"),
+                ("openstacksdk", "openstacksdk", "openstack-inventory"),
+            )
+        ),
         Peer("virt-install", "virtinst"),
         Peer("virt-xml-validate", "libvirt-clients"),
         Peer("virsh", "libvirt-clients"),
         Peer("swtpm", "swtpm"),
         Peer("osinfo-db", "osinfo-db", file="/usr/share/osinfo/os/debian.org/debian-11.xml"),
         Peer("dissect.hypervisor", "dissect.hypervisor (PyPI)", module=True),
+        Peer("dissect.target", "dissect.target (PyPI)", module=True),
         Peer("tree_sitter", "tree-sitter (PyPI)", module=True),
         Peer("tree_sitter_powershell", "tree-sitter-powershell (PyPI)", module=True),
         Peer("pycdlib", "pycdlib (PyPI)", module=True),
