@@ -30,6 +30,7 @@ VERBS = {
         "verify",
         "sign",
         "machine",
+        "serve",
         "iso",
         "formats",
     )

@@ -1,0 +1,1 @@
+"""What all requests share: operations, errors, limits, logs, metrics."""

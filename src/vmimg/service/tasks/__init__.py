@@ -1,0 +1,1 @@
+"""Work in the background: imports, copies, conversions. It survives a restart of the service."""
