@@ -248,11 +248,11 @@ def test_it_cannot_be_written_nor_read_beyond_its_end(sources: dict[str, Path]) 
             with pytest.raises(StorageError, match="cannot read"):
                 virtual.read_into(start, memoryview(bytearray(length)))
         assert not virtual.writable
-        with pytest.raises(StorageError, match="cannot be written"):
+        with pytest.raises(StorageError, match="open for reading only"):
             virtual.write(0, b"x")
-        with pytest.raises(StorageError, match="cannot be written"):
+        with pytest.raises(StorageError, match="open for reading only"):
             virtual.zero(0, 1)
-        with pytest.raises(StorageError, match="cannot be written"):
+        with pytest.raises(StorageError, match="open for reading only"):
             virtual.resize(0)
 
 

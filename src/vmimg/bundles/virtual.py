@@ -41,6 +41,7 @@ from vmimg.formats.keys import Keys, as_keys
 from vmimg.machines.model import Machine
 from vmimg.storage.base import Buffer, Storage
 from vmimg.storage.memory import MemoryStorage
+from vmimg.storage.view import ReadOnlyStorage
 from vmimg.transfer.engine import Progress
 from vmimg.transfer.streamed import streamed_image
 from vmimg.transfer.virtual import VirtualImage, virtual_image
@@ -57,7 +58,7 @@ _DEFAULTS: Final = {"manifest": "off", "compress": False}
 _ZEROS: Final = bytes(1 * MIB)
 
 
-class VirtualOva(Storage):
+class VirtualOva(ReadOnlyStorage):
     """``parts``, one behind the other, none of which was written. ``held``: bytes of memory that
     the maps of its disks take, about. Closing it closes none of the disks.
     """
@@ -83,31 +84,19 @@ class VirtualOva(Storage):
         return found.hexdigest()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        self._check(offset, offset + len(buffer))
+        self._check(offset, len(buffer))
         for part, start, low, high in self._pieces(offset, offset + len(buffer)):
             part.read_into(low - start, buffer[low - offset : high - offset])
 
     def extents(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         if start < end:
-            self._check(start, end)
+            self._check(start, end - start)
             for part, first, low, high in self._pieces(start, end):
                 for a, b, hole in part.extents(low - first, high - first):
                     yield a + first, b + first, hole
 
-    def write(self, offset: int, data: Buffer) -> None:
-        raise self._read_only()
-
-    def zero(self, offset: int, length: int) -> None:
-        raise self._read_only()
-
-    def resize(self, size: int) -> None:
-        raise self._read_only()
-
     def allocated(self) -> int:
         return 0
-
-    def flush(self) -> None:
-        pass
 
     def close(self) -> None:
         pass
@@ -120,16 +109,6 @@ class VirtualOva(Storage):
             stop = min(end, first + part.size)
             yield part, first, start, stop
             number, start = number + 1, stop
-
-    def _check(self, start: int, end: int) -> None:
-        if start < 0 or end > self.size:
-            raise StorageError(
-                f"{self.name}: cannot read {end - start} bytes at offset {start}: "
-                f"it ends at {self.size}"
-            )
-
-    def _read_only(self) -> StorageError:
-        return StorageError(f"{self.name}: it is made as it is read, and cannot be written")
 
 
 def virtual_ova(

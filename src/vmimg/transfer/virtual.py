@@ -22,11 +22,11 @@ from typing import Final, Literal
 from vmimg.disk.extent import Kind
 from vmimg.disk.stack import Disk
 from vmimg.disk.views import RangeLayer
-from vmimg.errors import OptionError, StorageError
+from vmimg.errors import OptionError
 from vmimg.formats.descriptor import Format, OptionValue
 from vmimg.formats.driver import Writer
 from vmimg.formats.registry import find
-from vmimg.storage.base import Buffer, Storage
+from vmimg.storage.view import ReadOnlyStorage
 from vmimg.transfer.engine import Progress
 from vmimg.transfer.filemap import FileMap
 from vmimg.transfer.placing import place_all, place_data, place_mapped
@@ -40,7 +40,7 @@ _NAMED: Final = 3
 _SECTOR: Final = 512
 
 
-class VirtualImage(Storage):
+class VirtualImage(ReadOnlyStorage):
     """``disk`` as a file of ``format`` that nobody wrote. Reads may come from many threads.
 
     ``file_map`` says what is where. ``held``: bytes of memory that the map takes, about. The disk
@@ -71,7 +71,7 @@ class VirtualImage(Storage):
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         end = offset + len(buffer)
-        self._check(offset, end)
+        self._check(offset, len(buffer))
         at = offset
         for place, source, length in self._map.data(offset, end):
             _clear(buffer[at - offset : place - offset])
@@ -83,7 +83,7 @@ class VirtualImage(Storage):
     def extents(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         if start >= end:
             return
-        self._check(start, end)
+        self._check(start, end - start)
         at = held = start
         for low, high in heapq.merge(self._filled(start, end), self._map.metadata(start, end)):
             if low > at:
@@ -97,20 +97,8 @@ class VirtualImage(Storage):
         if at < end:
             yield at, end, True
 
-    def write(self, offset: int, data: Buffer) -> None:
-        raise self._read_only()
-
-    def zero(self, offset: int, length: int) -> None:
-        raise self._read_only()
-
-    def resize(self, size: int) -> None:
-        raise self._read_only()
-
     def allocated(self) -> int:
         return 0
-
-    def flush(self) -> None:
-        pass
 
     def close(self) -> None:
         if self._owned is not None:
@@ -122,16 +110,6 @@ class VirtualImage(Storage):
             for low, high, kind in self._disk.spans(source, source + length):
                 if kind == Kind.DATA:
                     yield place + low - source, place + high - source
-
-    def _check(self, start: int, end: int) -> None:
-        if start < 0 or end > self.size:
-            raise StorageError(
-                f"{self.name}: cannot read {end - start} bytes at offset {start}: "
-                f"it ends at {self.size}"
-            )
-
-    def _read_only(self) -> StorageError:
-        return StorageError(f"{self.name}: it is made as it is read, and cannot be written")
 
 
 def virtual_image(
