@@ -28,7 +28,7 @@ def _put(service: Asked, rows: Iterable[dict[str, Any]]) -> None:
         "name": None, "owner": "blue", "visibility": "private", "status": "active",
         "disk_format": None, "container_format": None, "size": None, "checksum": None,
         "os_hash_algo": None, "os_hash_value": None, "os_hidden": False, "protected": False,
-        "min_ram": 0, "properties": {}, "tags": [],
+        "min_ram": 0, "message": None, "properties": {}, "tags": [],
     }  # fmt: skip
     made = []
     for number, row in enumerate(rows):
@@ -332,6 +332,30 @@ _PLANS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+@databases
+@pytest.mark.parametrize("said", [{}, {"show_locations": True}], ids=["", "locations"])
+def test_an_image_in_a_list_is_as_it_is_alone(service: Asked) -> None:
+    blue = service.caller("blue")
+    odd = {'odd"na\\me': "ü\n", "empty": "", "none": None, "number": "9" * 30}
+    _put(
+        service,
+        [
+            {"name": 'ü"\\', "properties": odd, "tags": ["ü", 'a"b'], "message": "no: ü"},
+            {"properties": {"os_glance_import_task": "x", "os_glance_secret": "y", "z": "1"}},
+            {"properties": {"os_glance_secret": "y"}, "size": 2**62, "checksum": "0" * 32},
+        ],
+    )
+    stored = blue.active(b"x" * 512, name="stored")
+    out_of_use = blue.active(b"y" * 512, name="out of use")
+    assert service.admin.post(f"/v2/images/{out_of_use['id']}/actions/deactivate").is_success
+    for who in (blue, service.admin):
+        listed = who.get("/v2/images?visibility=all").json()["images"]
+        assert len(listed) == 5
+        for each in listed:
+            assert each == who.shown(each["id"])
+        assert [each["stores"] for each in listed if each["id"] == stored["id"]] == ["default"]
+
+
 @pytest.mark.peer("postgres", "initdb")
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_postgresql_reads_no_whole_table_for_a_page(service: Asked) -> None:
@@ -357,6 +381,20 @@ def test_postgresql_reads_no_whole_table_for_a_page(service: Asked) -> None:
                     plan = _plan(connection, page)
                     assert "Seq Scan on images" not in plan, f"{what}\n{plan}"
                     assert "Index" in plan, f"{what}\n{plan}"
+
+
+@pytest.mark.peer("postgres", "initdb")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_no_page_is_planned_for_others_that_look_different(service: Asked) -> None:
+    """PostgreSQL makes a plan for any values of a statement that is prepared; that of a page reads
+    whole tables.
+    """
+    _put(service, [{}, {}])
+    with service.service.database.read() as connection:
+        for _ in range(12):
+            assert len(listing.page(connection, Wanted(Viewer("blue"), 1000))) == 2
+        prepared = connection.execute(text("SELECT count(*) FROM pg_prepared_statements"))
+        assert prepared.scalar() == 0
 
 
 def _plan(connection: Connection, wanted: Wanted) -> str:

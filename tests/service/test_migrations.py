@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
 from postgres import databases
 from vmimg.errors import OptionError
+from vmimg.service.catalogue import migrations
 from vmimg.service.catalogue.database import Database
 from vmimg.service.catalogue.tables import metadata
 
@@ -33,6 +37,23 @@ def test_the_migrations_make_the_tables_of_the_code(database_url: str, tmp_path:
                 assert made >= {index.name for index in table.indexes}
     assert [each for each in found if "index" not in str(each[0])] == []
     database.close()
+
+
+def test_the_last_step_is_known_without_alembic() -> None:
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert scripts.get_current_head() == migrations.LATEST
+
+
+def test_what_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
+    """Whoever starts the service again waits for no migration: Alembic is not even imported."""
+    url = f"sqlite:///{tmp_path}/catalogue.db"
+    code = (
+        "import sys; from vmimg.service.catalogue.database import Database\n"
+        f"Database({url!r}).migrate(); print('alembic' in sys.modules)"
+    )
+    for imported in ("True", "False"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.stdout.strip(), done.stderr) == (imported, "")
 
 
 def test_two_processes_may_begin_at_once(tmp_path: Path) -> None:

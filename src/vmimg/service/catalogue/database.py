@@ -9,16 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeout
 
 from vmimg.errors import OptionError, StorageError
+from vmimg.extras import require
+from vmimg.service.catalogue.migrations import LATEST
 
 __all__ = ["Database", "DatabaseGone", "now"]
 
 _decode: Final = json.JSONDecoder().raw_decode
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
+_REVISION: Final = "SELECT version_num FROM alembic_version"
 _BUSY_SECONDS: Final = 30
 # The number of PostgreSQL's lock that one process holds while it migrates.
 _MIGRATING: Final = 0x766D696D67
@@ -31,6 +34,10 @@ _PATIENCE: Final = {
     "keepalives_interval": 5,
     "keepalives_count": 2,
     "tcp_user_timeout": 20_000,
+    # The plan of a prepared statement comes to be one for all values: for the page of a list, whose
+    # filters and length decide which index to take, that is five times slower. Poolers in front of
+    # PostgreSQL want none either.
+    "prepare_threshold": None,
 }
 
 
@@ -46,16 +53,23 @@ def now() -> datetime:
 class Database:
     """The catalogue at ``url``.
 
-    Raises OptionError for an address that cannot be one.
+    ``statement_seconds``, ``lock_seconds``: how long PostgreSQL may take for one statement, and for
+    the locks that it waits for, before it gives up; 0 is forever. Raises OptionError for an address
+    that cannot be one.
     """
 
-    def __init__(self, url: str, *, pool: int = 10) -> None:
+    def __init__(
+        self, url: str, *, pool: int = 10, statement_seconds: float = 0, lock_seconds: float = 0
+    ) -> None:
         try:
             where = make_url(url)
         except ArgumentError as error:
             raise OptionError(f"database.url: {url!r} is no address of a database") from error
         if where.get_backend_name() == "postgresql":
             where = where.set(drivername="postgresql+psycopg")
+            where = _impatient(
+                where, statement_timeout=statement_seconds, lock_timeout=lock_seconds
+            )
         elif where.get_backend_name() != "sqlite":
             raise OptionError(f"database.url: {where.drivername} is neither postgresql nor sqlite")
         self.url = where
@@ -92,6 +106,9 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables up to date."""
+        if self._is_current():
+            return
+        require("alembic", "service", "the image service")
         from alembic import command
         from alembic.config import Config
 
@@ -102,11 +119,22 @@ class Database:
         try:
             with self.begin() as connection:
                 if not self.is_sqlite:
+                    # A table takes as long as it is large, and another process as long as it needs.
+                    connection.execute(text("SET LOCAL statement_timeout = 0"))
+                    connection.execute(text("SET LOCAL lock_timeout = 0"))
                     connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except SQLAlchemyError as error:
             raise StorageError(f"the database cannot be brought up to date: {error}") from error
+
+    def _is_current(self) -> bool:
+        """Whether there is nothing to do: as at most starts, and Alembic need not be imported."""
+        try:
+            with self.read() as connection:
+                return connection.execute(text(_REVISION)).scalar() == LATEST
+        except (DatabaseGone, SQLAlchemyError):
+            return False  # there are no tables yet
 
     def close(self) -> None:
         """Give back the connections."""
@@ -123,6 +151,14 @@ def _told() -> Iterator[None]:
         if not isinstance(error, OperationalError) and not error.connection_invalidated:
             raise
         raise DatabaseGone("the database does not answer") from error
+
+
+def _impatient(url: URL, **seconds: float) -> URL:
+    """With settings of PostgreSQL for each connection; what the address itself says counts more."""
+    said = [f"-c {name}={max(1, round(n * 1000))}" for name, n in seconds.items() if n]
+    theirs = url.query.get("options", ())
+    said += [theirs] if isinstance(theirs, str) else theirs
+    return url.update_query_dict({"options": " ".join(said)}) if said else url
 
 
 def _json(value: Any) -> str:

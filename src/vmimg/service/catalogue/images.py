@@ -25,7 +25,7 @@ from sqlalchemy import (
 from vmimg.service.catalogue import journal, tables
 from vmimg.service.catalogue.database import now
 
-__all__ = ["COLUMNS", "ImageRecord", "Location", "create", "find", "load", "transition"]
+__all__ = ["COLUMNS", "ImageRecord", "Location", "create", "find", "find_all", "load", "transition"]
 
 
 class Location(NamedTuple):
@@ -120,9 +120,9 @@ def remove_property(connection: Connection, image_id: str, name: str) -> None:
 def add_properties(
     connection: Connection, image_id: str, properties: Mapping[str, str | None]
 ) -> None:
-    """These properties besides those that it has."""
+    """Those of these properties that it lacks: what its owner set stays."""
     if properties:
-        _rewrite(connection, image_id, (), properties)
+        _rewrite(connection, image_id, (), properties, keep=True)
 
 
 def _rewrite(
@@ -130,7 +130,10 @@ def _rewrite(
     image_id: str,
     gone: Collection[str],
     new: Mapping[str, str | None],
+    *,
+    keep: bool = False,
 ) -> None:
+    """Without those ``gone``, with the ``new``; ``keep``: not in place of what was there."""
     i = tables.images.c
     # Nobody else writes them in between: SQLite has one writer, PostgreSQL holds the row.
     found = select(i.properties).where(i.id == image_id).with_for_update()
@@ -138,9 +141,8 @@ def _rewrite(
     if properties is None:
         return
     kept = {name: value for name, value in properties.items() if name not in gone}
-    connection.execute(
-        update(tables.images).where(i.id == image_id).values(properties=kept | dict(new))
-    )
+    after = {**new, **kept} if keep else {**kept, **new}
+    connection.execute(update(tables.images).where(i.id == image_id).values(properties=after))
 
 
 def set_tags(connection: Connection, image_id: str, tags: Iterable[str]) -> None:
@@ -158,6 +160,16 @@ def find(connection: Connection, image_id: str, *, lock: bool = False) -> ImageR
     )
     row = connection.execute(query.with_for_update() if lock else query).first()
     return load(connection, [row])[0] if row is not None else None
+
+
+def find_all(connection: Connection, ids: Sequence[str]) -> list[ImageRecord]:
+    """Images that are not deleted, in the order of ``ids``."""
+    i = tables.images
+    found = connection.execute(
+        select(i).where(_among(connection, i.c.id, ids), i.c.deleted_at.is_(None))
+    )
+    records = {record.id: record for record in load(connection, found.all())}
+    return [records[each] for each in ids if each in records]
 
 
 def load(connection: Connection, rows: Sequence[Row[Any]]) -> list[ImageRecord]:
