@@ -33,7 +33,7 @@ from vmimg.transfer.compare import compare
 from vmimg.transfer.convert import convert
 from vmimg.transfer.create import create
 from vmimg.transfer.measure import measure
-from vmimg.transfer.virtual import VirtualImage, virtual_image
+from vmimg.transfer.virtual import VirtualImage, has_map, virtual_image
 
 SIZE = 5 * (1 << 20) + 512 * 3
 
@@ -219,6 +219,12 @@ def test_what_is_several_files_is_refused_by_name(kind: Kind) -> None:
 def test_what_is_compressed_is_sent_on_to_streams(kind: Kind) -> None:
     with pytest.raises(OptionError, match="can be streamed"):
         virtual_image(Disk([EmptyLayer(1 << 20)]), kind.format, kind.options)
+    assert not has_map(kind.format, kind.options, 1 << 20)
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_what_has_a_map_is_known_before_there_is_a_disk(kind: Kind) -> None:
+    assert has_map(kind.format, kind.options, 1 << 20)
 
 
 def test_what_cannot_be_virtual_is_refused_with_its_reason() -> None:

@@ -33,7 +33,9 @@ from vmimg.transfer.placing import place_all, place_data, place_mapped
 from vmimg.transfer.targets import check_makeable, lay_out
 from vmimg.units import align_up
 
-__all__ = ["VirtualImage", "check_one_file", "in_sectors", "own_options", "virtual_image"]
+__all__ = [
+    "VirtualImage", "check_one_file", "has_map", "in_sectors", "own_options", "virtual_image"
+]  # fmt: skip
 
 # Of several files, so many are named.
 _NAMED: Final = 3
@@ -159,6 +161,16 @@ def virtual_image(
     else:
         file_map = place_data(disk, writer, threads=threads, progress=progress)
     return VirtualImage(disk, found.name, file_map, owned=owned)
+
+
+def has_map(format: str, options: Mapping[str, OptionValue] | None, size: int) -> bool:
+    """Whether `virtual_image` can make the image of a disk of ``size`` bytes; `streamed_image` can
+    in any case. Raises OptionError where neither can.
+    """
+    found = find(format)
+    given = own_options(found, options)
+    writer = lay_out(found, size, given, path="-")
+    return not (writer.encrypted or writer.compressed_only)
 
 
 def in_sectors(disk: Disk) -> Disk:
