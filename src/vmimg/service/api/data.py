@@ -15,7 +15,7 @@ from vmimg.service import quota
 from vmimg.service.api.finding import image_for
 from vmimg.service.catalogue import images, journal
 from vmimg.service.catalogue.images import ImageRecord
-from vmimg.service.data.arriving import Arrived, Intake, take_all
+from vmimg.service.data.arriving import PIECE, Arrived, Intake, take_all
 from vmimg.service.data.departing import RangeResponse, StreamResponse
 from vmimg.service.data.judging import Judge
 from vmimg.service.data.presenting import Presented, Wanted, asked_for, etag
@@ -23,6 +23,7 @@ from vmimg.service.data.ranges import is_unchanged, wanted
 from vmimg.service.data.uploading import abandon, reserve, settle
 from vmimg.service.http.errors import HTTPError, bad_request, conflict, forbidden, not_found
 from vmimg.service.http.operation import Call, Operation, Parameter
+from vmimg.service.http.receiving import pieces
 from vmimg.service.stores.base import Putting, Store, StoreFull
 
 __all__ = ["OPERATIONS"]
@@ -126,8 +127,10 @@ async def _take(
             limit=most,
             look=judge.look,
         )
-        came = await take_all(call.request.stream(), intake)
-        if "content-length" in call.headers and came.size != int(call.headers["content-length"]):
+        promised = call.headers.get("content-length")
+        whole = None if promised is None else int(promised)
+        came = await take_all(pieces(call.request, whole, PIECE, intake.spare), intake)
+        if whole is not None and came.size != whole:
             raise bad_request("The body is shorter than its Content-Length.")
         await run_in_threadpool(putting.commit)
     except BaseException:

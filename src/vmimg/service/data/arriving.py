@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vmimg.service.http.errors import HTTPError
+from vmimg.service.http.receiving import Piece
 from vmimg.service.stores.base import Putting
 
 __all__ = ["AHEAD", "PIECE", "Arrived", "Intake", "take_all"]
 
-PIECE: Final = 512 << 10
-AHEAD: Final = 4
+PIECE: Final = 1 << 20
+AHEAD: Final = 3
 """Pieces of one transfer that are worked on, or wait."""
 # Of a lane, before others get the thread.
 _TURN: Final = 16
@@ -52,23 +53,25 @@ class Intake:
         *,
         algorithm: str = "sha512",
         limit: int = 0,
-        look: Callable[[bytes], None] | None = None,
+        look: Callable[[Piece], None] | None = None,
     ) -> None:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._secure = hashlib.new(algorithm)
 
-        def keep(piece: bytes) -> None:
+        def keep(piece: Piece) -> None:
             if look is not None:
                 look(piece)
             putting.write(piece)
 
-        sinks: list[Callable[[bytes], Any]] = [self._secure.update, self._md5.update, keep]
+        sinks: list[Callable[[Piece], Any]] = [self._secure.update, self._md5.update, keep]
         self._lanes = [_Lane(sink, pool) for sink in sinks]
         self._limit = limit
         self._under_way: deque[Future[None]] = deque()
         self.size = 0
+        self.spare: list[bytearray] = []
+        """Buffers of `PIECE` bytes that all lanes are done with."""
 
-    def begin(self, piece: bytes) -> None:
+    def begin(self, piece: Piece) -> None:
         """Start on ``piece``.
 
         Raises HTTPError 413 above the limit.
@@ -76,7 +79,7 @@ class Intake:
         self.size += len(piece)
         if self._limit and self.size > self._limit:
             raise HTTPError(413, f"The image is larger than the limit of {self._limit} bytes.")
-        given = _Piece(piece, len(self._lanes))
+        given = _Piece(piece, len(self._lanes), self.spare)
         self._under_way.append(given.done)
         for lane in self._lanes:
             lane.put(given)
@@ -90,7 +93,7 @@ class Intake:
         """What has to be waited for before letting go."""
         return list(self._under_way)
 
-    def take(self, piece: bytes) -> None:
+    def take(self, piece: Piece) -> None:
         """Start on this piece, as soon as there is room. Raises what an earlier one met."""
         self.settle(ahead=AHEAD - 1)
         self.begin(piece)
@@ -116,8 +119,9 @@ class Intake:
 class _Piece:
     """Bytes on their way through all lanes; ``done`` says when they are, and what one met."""
 
-    def __init__(self, data: bytes, lanes: int) -> None:
+    def __init__(self, data: Piece, lanes: int, spare: list[bytearray]) -> None:
         self.data = data
+        self._spare = spare
         self.done: Future[None] = Future()
         # What threads work on is not cancelled.
         self.done.set_running_or_notify_cancel()
@@ -132,6 +136,12 @@ class _Piece:
             self._left -= 1
             if self._left:
                 return
+        if (
+            isinstance(self.data, bytearray)
+            and len(self.data) == PIECE
+            and len(self._spare) <= AHEAD
+        ):
+            self._spare.append(self.data)
         if self._error is not None:
             self.done.set_exception(self._error)
         else:
@@ -144,7 +154,7 @@ class _Lane:
     Lanes do not wait for each other: on a busy machine each wait is a turn of everybody else.
     """
 
-    def __init__(self, sink: Callable[[bytes], Any], pool: Executor) -> None:
+    def __init__(self, sink: Callable[[Piece], Any], pool: Executor) -> None:
         self._sink = sink
         self._pool = pool
         self._waiting: deque[_Piece] = deque()
@@ -176,25 +186,17 @@ class _Lane:
         self._pool.submit(self._run)
 
 
-async def take_all(chunks: AsyncIterator[bytes], intake: Intake) -> Arrived:
+async def take_all(pieces: AsyncIterator[Piece], intake: Intake) -> Arrived:
     """Feed ``intake`` with what a client sends, to its end.
 
     Raises what the client's connection, the intake and its sinks raise; no thread is in the store
     any more by then.
     """
-    gathered: list[bytes] = []
-    size = 0
     try:
-        async for chunk in chunks:
-            gathered.append(chunk)
-            size += len(chunk)
-            if size >= PIECE:
-                intake.begin(b"".join(gathered))
-                gathered.clear()
-                size = 0
-                # Before the next chunk: meanwhile the server gathers, and at less cost.
-                await _settled(intake, AHEAD - 1)
-        intake.begin(b"".join(gathered))
+        async for piece in pieces:
+            intake.begin(piece)
+            # Before the next is received: meanwhile the kernel gathers it.
+            await _settled(intake, AHEAD - 1)
         await _settled(intake, 0)
     except BaseException:
         # Cancelled or failed: the threads finish what they have before the store is let go.

@@ -22,6 +22,7 @@ from vmimg.service.catalogue.database import DatabaseGone
 from vmimg.service.http.errors import HTTPError, error_response
 from vmimg.service.http.handing import ZERO_COPY
 from vmimg.service.http.operation import Call, Operation
+from vmimg.service.http.receiving import RECEIVE_INTO, ReceiveInto
 from vmimg.service.http.wire import ABORT
 from vmimg.service.identity import Authenticator
 from vmimg.service.identity.caller import Caller
@@ -129,6 +130,9 @@ class _Watched:
         self._receive = receive
         self._send = send
         self._hand_over = scope.get(ZERO_COPY)
+        self._fill: ReceiveInto | None = scope.get(RECEIVE_INTO)
+        if self._fill is not None:
+            scope[RECEIVE_INTO] = self.receive_into
         self._patience = service.settings.server.idle_seconds or None
         self._began = time.monotonic()
         self._received = self._sent = self._status = 0
@@ -149,6 +153,14 @@ class _Watched:
         self._received += size
         self._service.metrics.received.inc(size)
         return message
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill it with the body; TimeoutError where the client sends nothing for too long."""
+        assert self._fill is not None
+        size = await self._fill(buffer)
+        self._received += size
+        self._service.metrics.received.inc(size)
+        return size
 
     async def send(self, message: Any) -> None:
         """Pass it on; TimeoutError where the client takes nothing for too long."""
