@@ -106,10 +106,6 @@ _GENERAL: tuple[Accepted, ...] = (
         glance="<absent>", ours="<request>",
     ),
     Accepted(
-        "bodies_where_none_belongs", "status", "a body that means nothing does no harm",
-        "* b'{}'", 400, "20? *",
-    ),
-    Accepted(
         "what_is_offered", "body.stores*.properties.*", "settings of Glance's drivers",
         ours=Difference.MISSING,
     ),
@@ -215,7 +211,55 @@ _IMAGES: tuple[Accepted, ...] = (
     ),
 )  # fmt: skip
 
-ACCEPTED: tuple[Accepted, ...] = (*_GENERAL, *_DOWNLOADS, *_UPLOADS, *_CACHE, *_IMAGES, *_METADEFS)
+_AT_ONCE = "an import for which there is no room is refused, before what was staged is lost"
+_LIMITS: tuple[Accepted, ...] = (
+    Accepted("limits_of_keystone", "status", _AT_ONCE, "* POST */import *", 202, "413 *"),
+    Accepted("limits_of_keystone", "body.status", _AT_ONCE, "*", "queued", "uploading"),
+    Accepted("limits_of_keystone", "body.size", _AT_ONCE, "*", None, 2 << 20),
+    Accepted("limits_of_keystone", "body.os_glance_*", _AT_ONCE, "*", "", Difference.MISSING),
+    Accepted(
+        "limits_of_a_keystone_that_is_away", "status", "it passes: the client may try again",
+        glance=500, ours="503 *",
+    ),
+)  # fmt: skip
+
+_KNOWN = "what lies there was looked at before the image became active"
+_LOCATIONS: tuple[Accepted, ...] = (
+    Accepted(
+        "locations_are_shown", "body.stores*.properties.*", "settings of Glance's drivers",
+        ours=Difference.MISSING,
+    ),
+    *(
+        Accepted(name, "body.virtual_size", _KNOWN, glance=None, ours=5120)
+        for name in (
+            "a_location_makes_an_image_active", "locations_are_replaced", "what_is_said_of_bytes",
+            "images_on_the_web",
+        )
+    ),
+    Accepted(
+        "a_location_makes_an_image_active", "body.locations*.metadata.*", "a location stays where "
+        "it was put: Glance has those of earlier requests in the order in which they came",
+    ),
+    Accepted(
+        "what_is_said_of_bytes", "body.locations*.validation_data.*", "it is for writing only, as "
+        "the schema says", "* PATCH *", ours=Difference.MISSING,
+    ),
+    Accepted(
+        "images_on_the_web", "status", "ranges of what lies on the web are served",
+        "*bytes=256-511*", 400, "206 *",
+    ),
+)  # fmt: skip
+
+ACCEPTED: tuple[Accepted, ...] = (
+    *_GENERAL,
+    *_DOWNLOADS,
+    *_UPLOADS,
+    *_CACHE,
+    *_IMAGES,
+    *_LIMITS,
+    *_LOCATIONS,
+    *_METADEFS,
+)
 
 
 def unaccepted(

@@ -27,12 +27,14 @@ __all__ = [
     "OLD_PATCH",
     "PATCH",
     "SCENARIOS",
+    "VISIBLE",
     "Answer",
     "Difference",
     "Run",
     "differences",
     "scenario",
     "scenario_alone",
+    "scenario_visible",
 ]
 
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -42,6 +44,8 @@ OLD_PATCH = {"Content-Type": "application/openstack-images-v2.0-json-patch"}
 _DATA = b"0123456789abcdef" * 32
 SCENARIOS: dict[str, Callable[[Run], None]] = {}
 """By name."""
+VISIBLE: dict[str, Callable[[Run], None]] = {}
+"""By name, those that are asked of services which show where images lie."""
 ALONE: list[str] = []
 """Those whose lists or sums would see what others make: each has a pair of projects for itself."""
 
@@ -50,6 +54,12 @@ def scenario(function: Callable[[Run], None]) -> Callable[[Run], None]:
     """Register a scenario under its function's name."""
     assert function.__name__ not in SCENARIOS
     SCENARIOS[function.__name__] = function
+    return function
+
+
+def scenario_visible(function: Callable[[Run], None]) -> Callable[[Run], None]:
+    """Register a scenario for services that show where images lie."""
+    VISIBLE[function.__name__] = function
     return function
 
 

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import openstack_databases
 import openstack_env
 import openstack_keeper
 import peers
@@ -57,16 +59,34 @@ class Openstack:
         return self._tokens[key]
 
     @contextlib.contextmanager
-    def serving(self, folder: Path) -> Iterator[Child]:
-        """``vmimg serve``, with the same Keystone, stores and limits as the Glance."""
+    def visible(self, folder: Path) -> Iterator[str]:
+        """Another Glance under the same Keystone, which shows where images lie, on the web too."""
+        port = openstack_env.free_port()
+        url = f"http://127.0.0.1:{port}"
+        home = folder / "glance"
+        files = urlsplit(self.files).port or 0
+        openstack_env.configure_glance(home, port, self.keystone, files, visible=True)
+        shutil.copy(openstack_databases.prepared() / "glance/db", home / "db")
+        server = openstack_env.start("glance", home)
+        try:
+            openstack_env.wait_for(server, home, f"{url}/versions")
+            yield url
+        finally:
+            openstack_env.stop(server)
+
+    @contextlib.contextmanager
+    def serving(self, folder: Path, more: str = "", keys: str = "") -> Iterator[Child]:
+        """``vmimg serve``, with the same Keystone, stores and limits as the Glance.
+
+        ``more``: sections of the settings; ``keys``: what stands in front of all sections.
+        """
         stores = "".join(
-            f'[stores.{name}]\nurl = "file://{folder}/{name}"\n{more}'
-            for name, more in (("fast", 'description = "on flash"\n'), ("slow", ""))
+            f'[stores.{name}]\nurl = "file://{folder}/{name}"\n{said}'
+            for name, said in (("fast", 'description = "on flash"\n'), ("slow", ""))
         )
         port = urlsplit(self.files).port
-        (folder / "vmimg.toml").write_text(
-            _VMIMG.format(keystone=self.keystone, glance=self.glance, port=port) + stores
-        )
+        said = _VMIMG.format(keystone=self.keystone, glance=self.glance, port=port)
+        (folder / "vmimg.toml").write_text(keys + said + stores + more)
         child = start_service(folder, "--config", str(folder / "vmimg.toml"))
         try:
             yield child

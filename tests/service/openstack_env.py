@@ -76,8 +76,7 @@ backend = dogpile.cache.memory
 _GLANCE = """\
 [DEFAULT]
 log_file = {folder}/log
-enabled_backends = fast:file, slow:file
-enabled_import_methods = [glance-direct,web-download,copy-image,glance-download]
+{backends}enabled_import_methods = [glance-direct,web-download,copy-image,glance-download]
 image_cache_dir = {folder}/cache
 worker_self_reference_url = http://127.0.0.1:{port}
 [database]
@@ -110,6 +109,15 @@ user_domain_id = default
 project_domain_id = default
 [oslo_policy]
 enforce_scope = false
+"""
+
+_HIDDEN = "enabled_backends = fast:file, slow:file\n"
+
+# Images show where they lie, and may lie on the web.
+_VISIBLE = """\
+enabled_backends = fast:file, slow:file, web:http
+show_multiple_locations = True
+show_image_direct_url = True
 """
 
 # gunicorn's own control socket would lie in the home of whoever runs the tests.
@@ -173,13 +181,16 @@ def configure_keystone(folder: Path, port: int) -> None:
     _configure_gunicorn(folder, "keystone.wsgi.api:application", port, 1)
 
 
-def configure_glance(folder: Path, port: int, keystone: str, files_port: int) -> None:
-    """A Glance's files, but for its database."""
+def configure_glance(
+    folder: Path, port: int, keystone: str, files_port: int, *, visible: bool = False
+) -> None:
+    """A Glance's files, but for its database; ``visible``: it shows where images lie."""
     for name in ("fast", "slow", "staging", "tasks", "cache"):
         (folder / name).mkdir(parents=True)
     said = _GLANCE.format(
-        folder=folder, port=port, keystone=keystone, files_port=files_port, home=HOME
-    )
+        folder=folder, port=port, keystone=keystone, files_port=files_port, home=HOME,
+        backends=_VISIBLE if visible else _HIDDEN,
+    )  # fmt: skip
     (folder / "glance-api.conf").write_text(said)
     _configure_gunicorn(folder, "glance.wsgi.api:application", port, 4)
 

@@ -7,7 +7,6 @@ stops them. A worker of pytest that dies lets go of its lock, so nothing stays b
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.server
 import json
 import shutil
@@ -16,7 +15,6 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 from openstack_databases import prepared
 from openstack_env import (
@@ -33,6 +31,7 @@ from openstack_env import (
     token_of,
     wait_for,
 )
+from web_servers import Files
 
 __all__: list[str] = []
 
@@ -49,7 +48,7 @@ def _keep(control: Path, folder: Path, made: Path) -> None:
     keystone, glance = f"http://127.0.0.1:{keystone_port}", f"http://127.0.0.1:{glance_port}"
     files = folder / "files"
     files.mkdir()
-    handler = functools.partial(_Files, directory=str(files))
+    handler = type("Served", (Files,), {"directory": files})
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
 
@@ -86,13 +85,6 @@ def _keep(control: Path, folder: Path, made: Path) -> None:
         for server in servers.values():
             server.kill()
             server.wait()
-
-
-class _Files(http.server.SimpleHTTPRequestHandler):
-    """What web-download fetches from."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 if __name__ == "__main__":

@@ -338,24 +338,6 @@ def public_images(run: Run) -> None:
 
 
 @scenario
-def bodies_where_none_belongs(run: Run) -> None:
-    body = b"{}"
-    image, members = run.active(), run.image()
-    run.ask("alice", "POST", f"{members}/members", {"member": run.projects["two"]}, record=False)
-    for path in (
-        "/v2/info/import", "/v2/info/stores", "/v2/schemas/image", "/v2/metadefs/resource_types",
-        image, f"{image}/members",
-    ):  # fmt: skip
-        run.ask("alice", "GET", path, body)
-    run.ask("alice", "GET", f"{image}/file", body)
-    run.ask("alice", "PUT", f"{image}/tags/x", body)
-    run.ask("alice", "POST", f"{image}/actions/deactivate", body)
-    run.ask("alice", "POST", f"{image}/actions/reactivate", body)
-    run.ask("alice", "DELETE", f"{members}/members/{run.projects['two']}", body)
-    run.ask("alice", "DELETE", image, body)
-
-
-@scenario
 def request_identifiers(run: Run) -> None:
     for given in ("req-mine", "mine", "x" * 64, "x" * 65, "req-" + "1" * 36):
         headers = {"X-Openstack-Request-ID": given}

@@ -17,7 +17,7 @@ from test_imports import begin, ended
 from trouble import is_clean
 from vmimg.errors import StorageError, UnsafeImage
 from vmimg.service.settings import Imports
-from vmimg.service.tasks.fetching import check_url, fetch
+from vmimg.service.web.fetching import check_url, fetch
 
 PUBLIC = "93.184.215.14"
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from accepted_differences import unaccepted
 from asking import Child
 from compare import Run, differences
 from glance_peer import Openstack
-from scenarios import ALONE, SCENARIOS
+from scenarios import ALONE, SCENARIOS, VISIBLE
 
 pytestmark = pytest.mark.peer("keystone", "glance")
 
@@ -41,7 +42,7 @@ def _run(openstack: Openstack, name: str, url: str) -> Run:
         elsewhere=openstack.glance,
     )
     try:
-        SCENARIOS[name](run)
+        (SCENARIOS | VISIBLE)[name](run)
     except Exception as error:
         run.failure = f"{type(error).__name__}: {error}"
     finally:
@@ -58,12 +59,35 @@ def ours(openstack: Openstack, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_ours_answers_as_glance_does(name: str, openstack: Openstack, ours: Child) -> None:
-    glance = _run(openstack, name, openstack.glance)
-    assert glance.failure is None, f"the scenario fails with Glance itself: {glance.failure}"
-    mine = _run(openstack, name, ours.url)
+    said = _said(openstack, name, openstack.glance, ours.url)
+    assert not said, f"{len(said)} differences\n" + "\n".join(said)
+
+
+def test_ours_answers_as_a_glance_that_shows_locations_does(
+    openstack: Openstack, tmp_path: Path
+) -> None:
+    """All of them in one test: starting the two takes longer than asking them."""
+    web = '[stores.web]\nurl = "http://"\n'
+    with (
+        openstack.visible(tmp_path) as glance,
+        openstack.serving(tmp_path, web, "show_locations = true\n") as mine,
+    ):
+        said = [
+            f"{name}: {each}"
+            for name in VISIBLE
+            for each in _said(openstack, name, glance, mine.url)
+        ]
+    assert not said, f"{len(said)} differences\n" + "\n".join(said)
+
+
+def _said(openstack: Openstack, name: str, theirs: str, url: str) -> list[str]:
+    """What differs, and should not."""
+    glance = _run(openstack, name, theirs)
+    assert glance.failure is None, f"{name} fails with Glance itself: {glance.failure}"
+    mine = _run(openstack, name, url)
     left, unused = unaccepted(name, differences(glance, mine))
     said = [str(difference) for difference in left]
     said += [f"not needed any more: {row}" for row in unused]
     if mine.failure:
         said.append(f"ours went no further: {mine.failure}")
-    assert not said, f"{len(said)} differences\n" + "\n".join(said)
+    return said

@@ -12,7 +12,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ import openstack_databases
 from asking import Child, start_service
 from clients import Clients, driven, no_authentication, with_keystone
 from glance_peer import Openstack
+from web_servers import Files
 
 pytestmark = pytest.mark.peer("openstack", "glanceclient", "openstacksdk")
 
@@ -28,10 +28,13 @@ _BYTES = bytes(range(256)) * 40
 _FORMATS = "--disk-format", "raw", "--container-format", "bare"
 _SETTINGS = """\
 default_store = "fast"
+show_locations = true
 [stores.fast]
 url = "file://{folder}/fast"
 [stores.slow]
 url = "file://{folder}/slow"
+[stores.web]
+url = "http://"
 [imports]
 hosts = ["127.0.0.1"]
 ports = [80, 443, {port}]
@@ -39,17 +42,13 @@ private_addresses = true
 """
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where an image may be fetched from."""
     folder = tmp_path_factory.mktemp("web")
     (folder / "image.raw").write_bytes(_BYTES)
-    handler = partial(_Quiet, directory=str(folder))
+    (folder / "again.raw").write_bytes(_BYTES)
+    handler = type("Served", (Files,), {"directory": folder})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -61,7 +60,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def ours(web: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    """``vmimg serve`` with two stores, where nobody is asked who he is."""
+    """``vmimg serve`` with two stores and the web, where nobody is asked who he is."""
     folder = tmp_path_factory.mktemp("ours")
     port = web.split(":")[2].split("/")[0]
     (folder / "vmimg.toml").write_text(_SETTINGS.format(folder=folder, port=port))
@@ -172,7 +171,7 @@ def test_openstack_lists(clients: Clients, data: Path) -> None:
 def test_openstack_stages_imports_and_copies(clients: Clients, data: Path, web: str) -> None:
     assert "web-download" in json.dumps(clients.shown("image", "import", "info"))
     stores = clients.shown("image", "stores", "list")
-    assert {store["ID"] for store in stores} == {"fast", "slow"}
+    assert {store["ID"] for store in stores} == {"fast", "slow", "web"}
     image = clients.shown(
         "image", "create", "--import", "--disk-format", "raw", "--container-format", "bare",
         "--file", data, "imported",
@@ -273,6 +272,27 @@ def test_glance_creates_uploads_downloads_and_deletes(
     assert image in clients.glance("image-list", "--property-filter", "name=gc2").out
     clients.table("image-delete", image)
     assert clients.glance("image-show", image).code != 0
+
+
+def test_glance_says_where_images_lie(clients: Clients, web: str, tmp_path: Path) -> None:
+    image = clients.table("image-create", "--name", "gl", *_FORMATS)["id"]
+    sums = hashlib.md5(_BYTES, usedforsecurity=False).hexdigest()
+    said = "--checksum", sums, "--hash-algo", "sha512"
+    value = hashlib.sha512(_BYTES).hexdigest()
+    clients.glance("location-add", image, "--url", web, *said, "--hash-value", value)
+    shown = clients.table("image-show", image)
+    assert (shown["status"], shown["checksum"], shown["stores"]) == ("active", sums, "web")
+    again = web.replace("image.raw", "again.raw")
+    assert again in clients.glance("location-add", image, "--url", again).out
+    metadata = json.dumps({"shelf": "3"})
+    assert (
+        "shelf"
+        in clients.glance("location-update", image, "--url", web, "--metadata", metadata).out
+    )
+    clients.glance("location-delete", image, "--url", web)
+    assert web not in clients.glance("image-show", image).out
+    clients.glance("image-download", image, "--file", tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == _BYTES
 
 
 def test_glance_stages_imports_and_knows_stores(clients: Clients, data: Path, web: str) -> None:
@@ -404,7 +424,8 @@ def test_the_sdk_imports_shares_and_asks_about_the_service(
     assert clients.sdk("image.get_member", "b-project", image=image)["status"] == "accepted"
     clients.sdk("image.remove_member", "b-project", image=image)
     assert clients.sdk("image.image_locations", image) is not None
-    assert {store["id"] for store in clients.sdk("image.stores", details=True)} == {"fast", "slow"}
+    stores = clients.sdk("image.stores", details=True)
+    assert {store["id"] for store in stores} == {"fast", "slow", "web"}
     assert "copy-image" in json.dumps(clients.sdk("image.get_import_info"))
     for kind in ("image", "images", "member", "members", "task", "tasks"):
         assert clients.sdk(f"image.get_{kind}_schema")["properties"]

@@ -297,17 +297,32 @@ def test_without_a_policy_everything_is_stored(service: Asked, qcow2: Path) -> N
 # What is learned
 
 
-def test_the_firmware_is_read_from_the_partition_table(service: Asked, tmp_path: Path) -> None:
+@pytest.fixture
+def uefi(tmp_path: Path) -> bytes:
+    """A disk that boots by UEFI, with the root of an x86-64."""
     peers.require("sgdisk")
     path = tmp_path / "uefi.raw"
     with open(path, "wb") as file:
         file.truncate(16 << 20)
     peers.run("sgdisk", "-n", "1:0:+4M", "-t", "1:ef00", "-n", "2:0:0", "-t", "2:8304", path)
-    image = service.admin.active(path.read_bytes())
+    return path.read_bytes()
+
+
+def test_the_firmware_is_read_from_the_partition_table(service: Asked, uefi: bytes) -> None:
+    image = service.admin.active(uefi)
     assert image["hw_firmware_type"] == "uefi"
     assert image["architecture"] == "x86_64"
-    owned = service.admin.active(path.read_bytes(), hw_firmware_type="bios")
+    owned = service.admin.active(uefi, hw_firmware_type="bios")
     assert owned["hw_firmware_type"] == "bios"
+
+
+@pytest.mark.parametrize("said", [{"vetting": {"learn": False}}])
+def test_properties_are_the_owners_alone_where_the_settings_say_so(
+    service: Asked, uefi: bytes
+) -> None:
+    image = service.admin.active(uefi, os_version="12")
+    assert image["os_version"] == "12"
+    assert not {"hw_firmware_type", "architecture", "os_distro"} & image.keys()
 
 
 # Who may

@@ -223,7 +223,7 @@ def test_an_image_that_is_not_there_and_one_that_is_hidden_look_the_same(service
 
 @databases
 def test_any_identifier_can_be_asked_for(service: Asked) -> None:
-    for image_id in ("x", "x" * 5000, "a%00b", "%ff", "..%2f..%2fetc%2fpasswd"):
+    for image_id in ("x", "x" * 5000, "a%00b", "..%2f..%2fetc%2fpasswd"):
         assert service.admin.get(f"/v2/images/{image_id}").status_code == 404
 
 

@@ -230,6 +230,17 @@ def test_copies_count(service: Asked, project: Client) -> None:
     assert answer.status_code == 413
 
 
+def test_a_copy_is_one_that_comes(service: Asked, project: Client) -> None:
+    image = project.active(b"x" * 10)
+    object.__setattr__(
+        service.service, "stores", {**service.service.stores, "other": service.service.staging}
+    )
+    stage(project, b"y")
+    answer = begin(service.admin, image["id"], "copy-image", stores=["other"])
+    assert answer.status_code == 413
+    assert "image_count_uploading" in answer.text
+
+
 # The wire
 
 

@@ -64,7 +64,7 @@ def wiped(service: Asked) -> Database:
 def test_each_file_is_what_a_client_could_post(service: Asked) -> None:
     wiped(service)
     for said in namespaces_of_the_catalogue():
-        reading.validate(said, reading.NAMESPACE)
+        reading.NAMESPACE.check(said)
         answer = service.admin.post(ALL, said)
         assert answer.status_code == 201, (said["namespace"], answer.text)
         shown = answer.json()

@@ -145,7 +145,7 @@ def test_large_numbers_and_fractions_are_kept(service: Asked) -> None:
 @databases
 def test_a_name_that_nothing_can_have_is_not_found(service: Asked) -> None:
     service.admin.post(ALL, {"namespace": "N"})
-    for name in ("%00", "%FF", "a%00b", "x" * 300):
+    for name in ("%00", "a%00b", "x" * 300):
         for path in (
             *(name, f"{name}/tags", f"N/tags/{name}", f"N/objects/{name}"),
             f"N/properties/{name}",
@@ -153,5 +153,5 @@ def test_a_name_that_nothing_can_have_is_not_found(service: Asked) -> None:
             assert service.admin.get(f"{ALL}/{path}").status_code == 404, path
         assert service.admin.delete(f"{ALL}/N/resource_types/{name}").status_code == 404
         # A NUL is no part of any path.
-        made = 404 if "%00" in name else 201 if name == "%FF" else 400
+        made = 404 if "%00" in name else 400
         assert service.admin.post(f"{ALL}/N/tags/{name}").status_code == made

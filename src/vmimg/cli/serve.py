@@ -36,7 +36,7 @@ def command(
 
     Alone it serves this computer only: SQLite and a directory, and nobody is asked who he is.
     """
-    for module in ("starlette", "uvicorn", "sqlalchemy", "alembic", "pydantic_settings"):
+    for module in ("starlette", "uvicorn", "sqlalchemy", "pydantic_settings"):
         require(module, "service", "the image service")
     from vmimg.service.settings import load
 

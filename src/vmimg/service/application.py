@@ -31,7 +31,7 @@ from vmimg.service.http.endpoint import Endpoint
 from vmimg.service.http.metrics import Metrics
 from vmimg.service.http.operation import Operation
 from vmimg.service.http.unrouted import Unrouted
-from vmimg.service.identity import Authenticator, authenticator
+from vmimg.service.identity import Authenticator, authenticator, unified_limits
 from vmimg.service.policy import Policy
 from vmimg.service.service import Service
 from vmimg.service.settings import Settings
@@ -57,13 +57,18 @@ def assemble(settings: Settings) -> Service:
     Raises OptionError for settings that cannot be, StorageError where a store or the database
     cannot be reached.
     """
-    database = Database(settings.database_url, pool=settings.database.pool)
+    database = Database(
+        settings.database_url,
+        pool=settings.database.pool,
+        statement_seconds=settings.database.statement_seconds,
+        lock_seconds=settings.database.lock_seconds,
+    )
     if settings.database.migrate:
         database.migrate()
     if settings.catalogue.metadefs:
         seed(database)
     stores = {
-        name: store_from(name, store.url, store.options)
+        name: store_from(name, store.url, store.options, settings.imports)
         for name, store in settings.all_stores.items()
     }
     staging = FileStore("staging", settings.staging)
@@ -71,7 +76,7 @@ def assemble(settings: Settings) -> Service:
     for store in (*stores.values(), staging, near):
         store.prepare()
     node = settings.server.node or f"{socket.gethostname()}:{settings.server.port}"
-    cache = Cache(database, near, node, settings.cache.max_size)
+    cache = Cache(database, near, node, settings.cache.max_size, settings.cache.fill)
     judge = settings.vetting.policy
     return Service(
         settings=settings,
@@ -82,6 +87,7 @@ def assemble(settings: Settings) -> Service:
         cache=cache,
         presenter=Presenter(stores, cache),
         policy=Policy(settings.policy),
+        unified=unified_limits(settings),
         vetting=vetting.Policy.load(judge) if judge else None,
         pool=ThreadPoolExecutor(_THREADS, "arriving"),
         metrics=Metrics(),

@@ -25,8 +25,13 @@ _MALLOC: Final = ((-3, 8 << 20), (-1, 16 << 20), (-8, 4))
 
 
 def check(settings: Settings) -> None:
-    """Raise what `run` would raise before it listens."""
-    assemble(settings).close()
+    """Raise what `run` would raise before it listens, and what would go wrong with quotas then."""
+    service = assemble(settings)
+    try:
+        if service.unified is not None:
+            service.unified.check()
+    finally:
+        service.close()
 
 
 def run(settings: Settings) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vmimg.probe import policy as vetting
 from vmimg.service.catalogue.database import Database
@@ -20,6 +21,9 @@ from vmimg.service.settings import Settings
 from vmimg.service.stores.base import Store
 from vmimg.service.stores.file import FileStore
 
+if TYPE_CHECKING:
+    from vmimg.service.identity.unified import UnifiedLimits
+
 __all__ = ["Service"]
 
 
@@ -33,6 +37,8 @@ class Service:
     database: Database
     stores: Mapping[str, Store]
     policy: Policy
+    unified: UnifiedLimits | None
+    """Keystone says what projects may take; None: the settings do."""
     staging: FileStore
     """Where bytes wait that are uploaded to be imported."""
     cache: Cache
@@ -63,7 +69,8 @@ class Service:
     def judge_as(self, disk_format: str | None, container_format: str | None) -> Judge:
         """For bytes that are said to be of these formats."""
         limit = self.settings.limits.virtual_size
-        return Judge(self.vetting, disk_format, container_format, limit)
+        learn = self.settings.vetting.learn
+        return Judge(self.vetting, disk_format, container_format, limit, learn=learn)
 
     def store(self, name: str) -> Store | None:
         """A store by name, the staging area among them."""

@@ -23,13 +23,17 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from vmimg.errors import OptionError
 
-__all__ = ["Settings", "SettingsError", "load"]
+__all__ = ["WEB", "Settings", "SettingsError", "load"]
 
 # What Glance's documentation sets as the convention: Disk and Container Formats.
 _DISK_FORMATS: Final = (
     *("ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"),
 )
 _CONTAINER_FORMATS: Final = ("ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed")
+
+
+WEB: Final = ("http", "https")
+"""Schemes of stores that hold nothing: images lie where users say."""
 
 
 class SettingsError(OptionError):
@@ -65,6 +69,10 @@ class Database(_Section):
     pool: int = Field(default=10, ge=1, le=200)
     migrate: bool = True
     """Bring the tables up to date at the start."""
+    statement_seconds: float = Field(default=30, ge=0, le=86_400)
+    """How long PostgreSQL may take for one statement, but for those of `migrate`; 0 is forever."""
+    lock_seconds: float = Field(default=10, ge=0, le=86_400)
+    """How much of that it may wait for what others hold."""
 
 
 class Catalogue(_Section):
@@ -81,6 +89,11 @@ class Store(_Section):
     description: str = ""
     weight: int = 0
     options: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be stored there."""
+        return self.url.partition(":")[0].lower() in WEB
 
 
 class Logging(_Section):
@@ -107,6 +120,22 @@ class Formats(_Section):
     container: tuple[str, ...] = _CONTAINER_FORMATS
 
 
+class KeystoneLimits(_Section):
+    """Whose limits they are in Keystone: those of an endpoint of this service, by its id, or by
+    its service, region and interface.
+    """
+
+    endpoint_id: str = ""
+    service_type: str = "image"
+    service_name: str = ""
+    region: str = ""
+    interface: Literal["public", "internal", "admin"] = "public"
+    auth: dict[str, Any] = Field(default_factory=dict)
+    """Who asks: options of keystoneauth, in place of those of ``identity.keystone``."""
+    cache_seconds: float = Field(default=10, ge=0, le=3600)
+    """How long an answer is believed."""
+
+
 class Limits(_Section):
     """What one request, and one project, may ask for. Sizes are in bytes; 0 is no limit."""
 
@@ -123,6 +152,9 @@ class Limits(_Section):
     project_staging: int = Field(default=0, ge=0)
     project_count: int = Field(default=0, ge=0)
     project_uploads: int = Field(default=0, ge=0)
+    quotas: Literal["settings", "keystone"] = "settings"
+    """Who says what a project may take: ``project_*`` here, or Keystone's unified limits."""
+    keystone: KeystoneLimits = KeystoneLimits()
 
 
 class Vetting(_Section):
@@ -131,6 +163,8 @@ class Vetting(_Section):
     policy: str = "openstack"
     """A built-in policy of vmimg vet, or the file of one; empty: images are stored unseen."""
     hash: Literal["sha256", "sha384", "sha512"] = "sha512"
+    learn: bool = True
+    """Fill in the properties that an image's content says beyond doubt."""
 
 
 class Imports(_Section):
@@ -156,10 +190,14 @@ class Imports(_Section):
 
 
 class Cache(_Section):
-    """Copies of images near this process, which administrators ask for."""
+    """Copies of images near this process."""
 
     max_size: int = Field(default=10 << 30, ge=0)
     """Bytes; what was not used for long goes. 0: there is no cache."""
+    fill: Literal["remote", "all", "asked"] = "remote"
+    """Which images come there once they were downloaded: those of stores that are no directories,
+    all, or none but those that administrators ask for.
+    """
 
 
 class Settings(BaseSettings):
@@ -214,7 +252,12 @@ class Settings(BaseSettings):
     @property
     def first_store(self) -> str:
         """The store of images that ask for none."""
-        return self.default_store or next(iter(self.all_stores))
+        return self.default_store or self.writable_stores[0]
+
+    @property
+    def writable_stores(self) -> tuple[str, ...]:
+        """The names of those that images can be put into."""
+        return tuple(name for name, store in self.all_stores.items() if not store.read_only)
 
     @property
     def staging(self) -> Path:
@@ -249,7 +292,35 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     if settings.default_store and settings.default_store not in settings.all_stores:
         known = ", ".join(settings.all_stores)
         raise SettingsError(f"default_store = {settings.default_store!r}: there are {known}")
+    _check_quotas(settings)
+    if not settings.writable_stores:
+        raise SettingsError("stores: none of them can be written to")
+    if settings.default_store and settings.default_store not in settings.writable_stores:
+        raise SettingsError(f"default_store = {settings.default_store!r}: it is read-only")
     return settings
+
+
+def _check_quotas(settings: Settings) -> None:
+    limits = settings.limits
+    mistakes = []
+    if limits.quotas == "keystone":
+        if settings.identity.mode != "keystone":
+            mistakes.append("limits.quotas = 'keystone': identity.mode must be 'keystone' too")
+        mistakes += [
+            f"limits.{name}: quotas are Keystone's; leave it out, or set limits.quotas = 'settings'"
+            for name in ("project_size", "project_staging", "project_count", "project_uploads")
+            if getattr(limits, name)
+        ]
+        where = limits.keystone
+        if not (where.endpoint_id or where.service_type or where.service_name):
+            mistakes.append(
+                "limits.keystone: set endpoint_id, or service_type, or service_name: limits are "
+                "those of a service"
+            )
+    elif "keystone" in limits.model_fields_set:
+        mistakes.append("limits.keystone: it counts only with limits.quotas = 'keystone'")
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
 
 
 def _told(mistake: Any) -> str:

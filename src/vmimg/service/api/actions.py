@@ -35,11 +35,9 @@ OPERATIONS = (
     Operation(
         "POST", "/v2/images/{image_id}/actions/deactivate", deactivate, "Take out of use",
         {204: "out of use", 403: "not allowed, or not in this state", 404: "there is none"},
-        bodyless=True,
     ),
     Operation(
         "POST", "/v2/images/{image_id}/actions/reactivate", reactivate, "Put back in use",
         {204: "in use", 403: "not allowed, or not in this state", 404: "there is none"},
-        bodyless=True,
     ),
 )  # fmt: skip

@@ -22,7 +22,7 @@ from vmimg.service.catalogue import images
 from vmimg.service.http.errors import bad_request, conflict, forbidden
 from vmimg.service.http.operation import Call
 from vmimg.service.policy import Target
-from vmimg.service.quota import check_count, check_properties, check_tags
+from vmimg.service.quota import check_count, check_properties, check_tags, of_project
 
 __all__ = ["check_number", "check_property_name", "create", "require_visibility"]
 
@@ -70,9 +70,10 @@ def create(call: Call) -> Response:
     values["owner"] = values["owner"] or None
     check_tags(settings.limits, tags)
     check_properties(settings.limits, said)
+    allowed = of_project(service, call.caller.project)
     try:
         with service.database.begin() as connection:
-            check_count(settings.limits, connection, call.caller.project)
+            check_count(allowed, connection, call.caller.project)
             images.create(connection, values, said, tags)
             record = images.find(connection, values["id"])
     except IntegrityError:

@@ -89,7 +89,7 @@ def _length(call: Call) -> int | None:
 def _begin(call: Call, store: Store, length: int | None) -> tuple[ImageRecord, str, int]:
     """The image, a key for its data in ``store``, and how many bytes may come; 0: no limit."""
     service, key = call.service, str(uuid.uuid4())
-    limits = service.settings.limits
+    allowed = quota.of_owner(service, call.path["image_id"])
     stages = store is service.staging
     rule, status = ("modify_image", "uploading") if stages else ("upload_image", "saving")
     check = quota.check_staging if stages else quota.check_size
@@ -100,8 +100,8 @@ def _begin(call: Call, store: Store, length: int | None) -> tuple[ImageRecord, s
             if lacking and not stages and record.status == "queued":
                 named = ", ".join(lacking)
                 raise bad_request(f"Properties {named} must be set prior to saving data.")
-            quota.check_uploads(limits, connection, record.owner)
-            left = check(limits, connection, record.owner, length or 1)
+            quota.check_uploads(allowed, connection, record.owner)
+            left = check(allowed, connection, record.owner, length or 1)
             if not images.transition(connection, record.id, ("queued",), status, message=None):
                 raise conflict(
                     f"Image status transition from {record.status} to {status} is not allowed"
@@ -110,7 +110,7 @@ def _begin(call: Call, store: Store, length: int | None) -> tuple[ImageRecord, s
     except BaseException:
         service.writing.discard(key)
         raise
-    return record, key, min(filter(None, (limits.image_size, left)), default=0)
+    return record, key, min(filter(None, (service.settings.limits.image_size, left)), default=0)
 
 
 async def _take(
@@ -130,8 +130,8 @@ async def _take(
         promised = call.headers.get("content-length")
         whole = None if promised is None else int(promised)
         came = await take_all(pieces(call.request, whole, PIECE, intake.spare), intake)
-        if whole is not None and came.size != whole:
-            raise bad_request("The body is shorter than its Content-Length.")
+        if length is not None and came.size != length:
+            raise bad_request(f"{came.size} bytes came, and {length} were announced.")
         await run_in_threadpool(putting.commit)
     except BaseException:
         await run_in_threadpool(putting.abort)
@@ -145,10 +145,11 @@ def _judged(store: Store, key: str, judge: Judge):  # type: ignore[no-untyped-de
 
 
 def _staged(call: Call, image_id: str, key: str, size: int) -> None:
+    allowed = quota.of_owner(call.service, image_id, kept=True)
     with call.service.database.begin() as connection:
         record = images.find(connection, image_id)
         if record is not None:
-            quota.check_staging(call.service.settings.limits, connection, record.owner, size)
+            quota.check_staging(allowed, connection, record.owner, size)
         done = images.transition(connection, image_id, ("uploading",), "uploading", size=size)
         if not done or not journal.keep(connection, call.service.staging.name, key):
             raise HTTPError(410, f"Image {image_id} was deleted while its data came.")
@@ -185,7 +186,8 @@ async def download(call: Call) -> Response:
         if is_unchanged(call.headers, tag):
             return Response(status_code=304, headers={"etag": tag})
         produce = partial(service.presenter.stream, record, asked)
-        return StreamResponse(produce, service.readers, headers={"etag": tag})
+        then = _cache_it(call, record)
+        return StreamResponse(produce, service.readers, headers={"etag": tag}, then=then)
     presented = await run_in_threadpool(service.presenter.presented, record, asked)
     try:
         return await run_in_threadpool(_part, call, record, asked, presented)
@@ -212,7 +214,16 @@ def _part(
     return RangeResponse(
         presented, start, end, call.service.readers,
         status=200 if part is None else 206, headers=headers,
+        then=_cache_it(call, record) if part is None else None,
     )  # fmt: skip
+
+
+def _cache_it(call: Call, record: ImageRecord) -> Callable[[], None] | None:
+    """What is to be done when all of the image was sent: it will be asked for again."""
+    cache = call.service.cache
+    if not cache.wants(record, call.service.presenter.first(record)):
+        return None
+    return partial(cache.ask, record.id)
 
 
 def _to_download(call: Call) -> ImageRecord:
@@ -260,6 +271,7 @@ OPERATIONS = (
         {
             200: "the data", 204: "there is none", 206: "the range", 304: "the client has it",
             403: "deactivated", 409: "it cannot be given in this format", 416: "no such range",
+            502: "it lies elsewhere, and is not there as it was",
         },
         parameters=(_FORMAT, _PREFER),
     ),

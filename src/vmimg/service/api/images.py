@@ -14,7 +14,7 @@ from vmimg.service.api.showing import shown
 from vmimg.service.catalogue import images
 from vmimg.service.data.removal import discard
 from vmimg.service.http.errors import forbidden, not_found
-from vmimg.service.http.operation import Call, Operation
+from vmimg.service.http.operation import JSON, Call, Operation
 
 __all__ = ["OPERATIONS"]
 
@@ -47,27 +47,27 @@ OPERATIONS = (
         "POST", "/v2/images", create, "Make an image",
         {201: "made", 400: "not an image", 403: "not allowed", 409: "the identifier is taken",
          413: "too many properties, tags or images"},
-        body="image", answer="image",
+        body="image", answer="image", media=(JSON,),
     ),
     Operation(
         "GET", "/v2/images", show_page, "List images",
         {200: "a page", 400: "no such filter, order or marker"},
-        answer="images", parameters=PARAMETERS,
+        answer="images", parameters=PARAMETERS, ignores_body=True,
     ),
     Operation(
         "GET", "/v2/images/{image_id}", show, "Show an image",
         {200: "the image", 404: "there is none, or not for the caller"}, answer="image",
-        bodyless=True,
     ),
     Operation(
         "PATCH", "/v2/images/{image_id}", patch, "Change an image",
         {200: "changed", 400: "no patch", 403: "not allowed", 404: "there is none",
-         409: "what is to be changed is not there", 413: "too many properties or tags",
-         415: "neither kind of patch"},
+         409: "what is to be changed is not there",
+         413: "too many properties, tags or locations, or too many bytes there",
+         415: "neither kind of patch, or what lies there is refused"},
         answer="image", media=MEDIA,
     ),
     Operation(
         "DELETE", "/v2/images/{image_id}", remove, "Delete an image",
-        {204: "deleted", 403: "protected, or not allowed", 404: "there is none"}, bodyless=True,
+        {204: "deleted", 403: "protected, or not allowed", 404: "there is none"},
     ),
 )  # fmt: skip

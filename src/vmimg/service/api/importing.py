@@ -14,9 +14,9 @@ from vmimg.service.api.finding import image_for, require
 from vmimg.service.catalogue import images, tasks
 from vmimg.service.catalogue.images import ImageRecord
 from vmimg.service.http.errors import bad_request, conflict
-from vmimg.service.http.operation import Call, Operation
-from vmimg.service.tasks.fetching import check_url
+from vmimg.service.http.operation import JSON, Call, Operation
 from vmimg.service.tasks.importing import FAILED, IMPORTING, TASK
+from vmimg.service.web.fetching import check_url
 
 __all__ = ["OPERATIONS"]
 
@@ -29,6 +29,7 @@ def begin(call: Call) -> Response:
     method: dict[str, Any] = body["method"]
     name = method["name"]
     service = call.service
+    allowed = quota.of_owner(service, call.path["image_id"])
     with service.database.begin() as connection:
         record, target = image_for(call, connection, lock=True)
         _check_state(record, method)
@@ -40,7 +41,7 @@ def begin(call: Call) -> Response:
             return Response(status_code=202)
         if name == "web-download":
             _check_address(call, str(method.get("uri")))
-        _check_quota(call, connection, record, name, len(stores))
+        _check_quota(allowed, connection, record, name, len(stores))
         task_id = _note(call, connection, record, body, stores)
     if name == "glance-download" and call.caller.token:
         service.tokens[task_id] = call.caller.token
@@ -50,13 +51,13 @@ def begin(call: Call) -> Response:
 
 
 def _check_quota(
-    call: Call, connection: Connection, record: ImageRecord, name: str, stores: int
+    allowed: quota.Allowed, connection: Connection, record: ImageRecord, name: str, stores: int
 ) -> None:
-    limits = call.service.settings.limits
-    quota.check_size(limits, connection, record.owner, (record.size or 1) * stores)
-    if name in ("web-download", "glance-download"):
-        quota.check_uploads(limits, connection, record.owner)
-        quota.check_staging(limits, connection, record.owner)
+    quota.check_size(allowed, connection, record.owner, (record.size or 1) * stores)
+    if name != "glance-direct":
+        # What is copied counts as staged and coming, as in Glance, though it comes from a store.
+        quota.check_uploads(allowed, connection, record.owner)
+        quota.check_staging(allowed, connection, record.owner, record.size or 1)
 
 
 def _note(
@@ -135,10 +136,13 @@ def _stores(call: Call, body: dict[str, Any], record: ImageRecord) -> list[str]:
                 "All_stores parameter can't be used with x-image-meta-store header or stores "
                 "parameter"
             )
-        return [name for name in known if not (copying and name in there)]
+        writable = [name for name, store in known.items() if not store.read_only]
+        return [name for name in writable if not (copying and name in there)]
     for name in named:
         if name not in known:
             raise conflict(f"Store for identifier {name} not found")
+        if known[name].read_only:
+            raise conflict(f"Store {name} is read-only")
         if copying and name in there:
             raise bad_request(f"Image is already present at store '{name}'")
     return named or [call.service.settings.first_store]
@@ -197,6 +201,7 @@ OPERATIONS = (
     Operation(
         "POST", "/v2/images/{image_id}/import", begin, "Begin an import",
         {202: "a task does it", 400: "wrong", 409: "the image is in no state for it"},
+        media=(JSON,),
     ),
     Operation("GET", "/v2/images/{image_id}/tasks", of_image, "List an image's tasks"),
     Operation("GET", "/v2/info/import", methods, "Which import methods there are"),

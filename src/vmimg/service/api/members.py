@@ -18,7 +18,7 @@ from vmimg.service.catalogue import members
 from vmimg.service.catalogue.images import ImageRecord
 from vmimg.service.catalogue.members import MemberRecord
 from vmimg.service.http.errors import HTTPError, bad_request, conflict, forbidden, not_found
-from vmimg.service.http.operation import Call, Operation
+from vmimg.service.http.operation import JSON, Call, Operation
 from vmimg.service.policy import Target
 from vmimg.service.quota import check_members
 
@@ -158,24 +158,23 @@ OPERATIONS = (
         "POST", _PATH, create, "Share an image with a project",
         {200: "shared", 400: "no project", 403: "not allowed, or not a shared image",
          404: "there is none", 409: "it is shared already", 413: "too many members"},
-        answer="member",
+        answer="member", media=(JSON,),
     ),
     Operation(
         "GET", _PATH, listing, "List whom an image is shared with",
         {200: "the members", 403: "not a shared image", 404: "there is none"}, answer="members",
-        bodyless=True,
     ),
     Operation(
         "GET", f"{_PATH}/{{member_id}}", show, "Show a member of an image",
-        {200: "the member", 404: "there is none"}, answer="member", bodyless=True,
+        {200: "the member", 404: "there is none"}, answer="member",
     ),
     Operation(
         "PUT", f"{_PATH}/{{member_id}}", update, "Accept or reject a shared image",
         {200: "changed", 400: "no such answer", 403: "not allowed", 404: "there is none"},
-        answer="member",
+        answer="member", media=(JSON,),
     ),
     Operation(
         "DELETE", f"{_PATH}/{{member_id}}", remove, "Share an image no more",
-        {204: "removed", 403: "not allowed", 404: "there is none"}, bodyless=True,
+        {204: "removed", 403: "not allowed", 404: "there is none"},
     ),
 )  # fmt: skip

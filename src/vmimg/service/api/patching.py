@@ -17,10 +17,12 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from starlette.responses import JSONResponse, Response
 
+from vmimg.service import quota
 from vmimg.service.api.creating import check_number, check_property_name, require_visibility
 from vmimg.service.api.fields import READ_ONLY, SETTABLE
 from vmimg.service.api.finding import image_for, require
-from vmimg.service.api.locating import change_locations
+from vmimg.service.api.locating import change_locations, new_ones, save_locations
+from vmimg.service.api.prospecting import Found, look
 from vmimg.service.api.schemas import check_image
 from vmimg.service.api.showing import shown
 from vmimg.service.catalogue import images
@@ -31,7 +33,7 @@ from vmimg.service.http.operation import Call
 from vmimg.service.policy import Target
 from vmimg.service.quota import check_properties, check_tags
 
-__all__ = ["MEDIA", "Change", "patch"]
+__all__ = ["MEDIA", "Change", "Draft", "patch"]
 
 _NEW: Final = "application/openstack-images-v2.1-json-patch"
 _OLD: Final = "application/openstack-images-v2.0-json-patch"
@@ -57,13 +59,23 @@ class Change:
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """The image, as it will be."""
 
     record: ImageRecord
+    """As it is, with the locations as they will be, and what follows from them."""
     values: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, str | None] = field(default_factory=dict)
     tags: Sequence[str] = ()
+    found: Mapping[str, Found] | None = None
+    """What lies at addresses that it did not have before; None: nobody looked yet."""
+    allowed: quota.Allowed | None = None
+    """What its owner may take, where that counts."""
+
+    @classmethod
+    def of(cls, record: ImageRecord) -> Draft:
+        """The image, unchanged."""
+        return cls(record, {}, dict(record.properties), record.tags)
 
 
 def patch(call: Call) -> Response:
@@ -74,18 +86,36 @@ def patch(call: Call) -> Response:
             415, f"Image PATCH expects Content-Type one of: {accepted}", {"accept-patch": accepted}
         )
     changes = _changes(call, call.json())
+    found = _prospected(call, changes)
+    allowed = quota.of_owner(call.service, call.path["image_id"]) if found else None
     with call.service.database.begin() as connection:
         record, target = image_for(call, connection, lock=True)
         if changes:
-            draft = _Draft(record, {}, dict(record.properties), record.tags)
+            draft = Draft.of(record)
+            draft.found, draft.allowed = found, allowed
             for change in changes:
-                _apply(call, connection, draft, change, target)
-            _save(call, connection, draft)
+                _apply(call, draft, change, target)
+            _save(call, connection, draft, record)
         changed = images.find(connection, record.id)
     assert changed is not None
-    if len(changed.locations) < len(record.locations):
+    if changed.locations != record.locations:
         discard(call.service, record.id)
     return JSONResponse(shown(call, changed))
+
+
+def _prospected(call: Call, changes: Sequence[Change]) -> Mapping[str, Found]:
+    """What lies at the addresses that the changes bring.
+
+    They are made for trial: who may not make them has nobody asked.
+    """
+    if not any(each.path[0] == "locations" and each.op != "remove" for each in changes):
+        return {}
+    with call.service.database.read() as connection:
+        record, target = image_for(call, connection)
+    draft = Draft.of(record)
+    for change in changes:
+        _apply(call, draft, change, target)
+    return look(call.service, draft.record, new_ones(draft.record))
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -165,12 +195,10 @@ def _check(call: Call, change: Change) -> None:
 # Applying -----------------------------------------------------------------------------------------
 
 
-def _apply(
-    call: Call, connection: Connection, draft: _Draft, change: Change, target: Target
-) -> None:
+def _apply(call: Call, draft: Draft, change: Change, target: Target) -> None:
     name = change.path[0]
     if name == "locations":
-        change_locations(call, connection, draft.record, target, change)
+        change_locations(call, draft, target, change)
         return
     if name == "owner" and change.op != "remove" and not call.caller.is_admin:
         raise forbidden("Owner can't be updated by non admin.")
@@ -193,7 +221,7 @@ def _apply(
     _set(call, draft, name, change.value)
 
 
-def _set(call: Call, draft: _Draft, name: str, value: Any) -> None:
+def _set(call: Call, draft: Draft, name: str, value: Any) -> None:
     if name == "tags":
         check_tags(call.service.settings.limits, value)
         draft.tags = value
@@ -207,8 +235,8 @@ def _set(call: Call, draft: _Draft, name: str, value: Any) -> None:
         draft.values[name] = value
 
 
-def _save(call: Call, connection: Connection, draft: _Draft) -> None:
-    record, values = draft.record, draft.values
+def _save(call: Call, connection: Connection, draft: Draft, record: ImageRecord) -> None:
+    values = draft.values
     if set(draft.properties) - set(record.properties):
         check_properties(call.service.settings.limits, draft.properties)
     if "owner" in values:
@@ -218,3 +246,4 @@ def _save(call: Call, connection: Connection, draft: _Draft) -> None:
         images.change_properties(connection, record.id, record.properties, draft.properties)
     if set(draft.tags) != set(record.tags):
         images.set_tags(connection, record.id, draft.tags)
+    save_locations(call, connection, draft, record.locations)

@@ -1,14 +1,26 @@
-"""Where an image's bytes are, as addresses: the API's locations. Imports the catalogue."""
+"""Where an image's bytes are, as addresses: the API's locations. Imports the catalogue, stores."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from vmimg.errors import UnsafeImage
+from vmimg.service.api.fields import RESERVED_PREFIX
 from vmimg.service.catalogue.images import ImageRecord, Location
 from vmimg.service.service import Service
+from vmimg.service.stores.web import WebStore
 
-__all__ = ["place_of", "told"]
+__all__ = ["Place", "address_of", "place_of", "told"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an address means: a ``key`` in a store, or, of a store of web addresses, a ``url``."""
+
+    store: str
+    key: str | None = None
+    url: str | None = None
 
 
 def told(service: Service, record: ImageRecord) -> list[dict[str, Any]]:
@@ -17,24 +29,35 @@ def told(service: Service, record: ImageRecord) -> list[dict[str, Any]]:
 
 
 def _told(service: Service, location: Location) -> dict[str, Any]:
-    store = service.stores.get(location.store or "")
-    if store is not None and location.key is not None:
-        url = store.location(location.key)
-    else:
-        url = location.url or ""
-    metadata = dict(location.metadata)
+    metadata = {
+        name: value
+        for name, value in location.metadata.items()
+        if not name.startswith(RESERVED_PREFIX)
+    }
     if location.store:
         metadata["store"] = location.store
-    return {"url": url, "metadata": metadata}
+    return {"url": address_of(service, location), "metadata": metadata}
 
 
-def place_of(service: Service, url: str) -> tuple[str, str] | None:
-    """The store and the key that an address means; None for one that is not of a store."""
-    key = urlsplit(url).path.rpartition("/")[2]
+def address_of(service: Service, location: Location) -> str:
+    """The address of a location."""
+    store = service.stores.get(location.store or "")
+    if store is not None and location.key is not None:
+        return store.location(location.key)
+    return location.url or ""
+
+
+def place_of(service: Service, url: str) -> Place | None:
+    """What an address means; None for one that is not of a store, or may not be asked."""
+    key = url.rpartition("/")[2]
     for name, store in service.stores.items():
         try:
-            if store.location(key) == url:
-                return name, key
-        except ValueError:
+            if isinstance(store, WebStore):
+                if store.has(url):
+                    store.check(url)
+                    return Place(name, url=url)
+            elif store.location(key) == url:
+                return Place(name, key)
+        except (ValueError, UnsafeImage):
             continue
     return None

@@ -4,7 +4,7 @@
     collection(name, item)       a page of them
     check_image(formats, said)   HTTPError 400 in Glance's words where ``said`` does not match
 
-Imports jsonschema.
+Imports validating.
 """
 
 from __future__ import annotations
@@ -13,19 +13,15 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-import jsonschema
-from jsonschema.exceptions import best_match
 from starlette.responses import JSONResponse, Response
 
 from vmimg.service.api.fields import MEMBER, TASK, image_fields
-from vmimg.service.http.errors import bad_request, not_found
+from vmimg.service.api.validating import Schema
+from vmimg.service.http.errors import not_found
 from vmimg.service.http.operation import Call, Operation
 from vmimg.service.settings import Formats
 
-__all__ = ["OPERATIONS", "SCHEMAS", "check_image", "collection", "image_schema", "mismatch"]
-
-# A value in a message: what a client sent is no longer than needed to be recognised.
-_SHOWN: Final = 400
+__all__ = ["OPERATIONS", "SCHEMAS", "check_image", "collection", "image_schema"]
 
 
 def _object(name: str, properties: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -86,29 +82,13 @@ SCHEMAS: Final = ("image", "images", *_FIXED)
 
 
 @cache
-def _validator(formats: Formats) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator({"type": "object", **image_schema(formats)})
+def _checked(formats: Formats) -> Schema:
+    return Schema("image", {"type": "object", **image_schema(formats)})
 
 
 def check_image(formats: Formats, said: Any) -> None:
     """Raises HTTPError 400 unless ``said`` can be an image, or fields of one."""
-    error = best_match(_validator(formats).iter_errors(said))
-    if error is not None:
-        raise bad_request(mismatch("image", error))
-
-
-def mismatch(schema: str, error: jsonschema.ValidationError) -> str:
-    """What is told of something that does not match a schema."""
-    where = "".join(f"[{part!r}]" for part in error.absolute_path)
-    rule = "".join(f"[{part!r}]" for part in list(error.absolute_schema_path)[:-1])
-    message = error.message
-    if len(message) > _SHOWN:
-        # The value comes first, what is wrong with it last.
-        message = f"{message[: _SHOWN // 2]}...{message[-_SHOWN // 2 :]}"
-    return (
-        f"Provided object does not match schema '{schema}': {message}\n\n"
-        f"Failed validating {error.validator!r} in schema{rule}\n\nOn instance{where}"
-    )
+    _checked(formats).check(said)
 
 
 def show(call: Call) -> Response:
@@ -122,6 +102,6 @@ def show(call: Call) -> Response:
 OPERATIONS = (
     Operation(
         "GET", "/v2/schemas/{name}", show, "Show the JSON schema of a resource",
-        {200: "the schema", 404: "there is none of this name"}, bodyless=True,
+        {200: "the schema", 404: "there is none of this name"},
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from vmimg.service.api.finding import image_for
+from vmimg.service.api.finding import image_for, require
 from vmimg.service.catalogue import images, journal
 from vmimg.service.data.removal import discard
 from vmimg.service.http.errors import conflict, forbidden, not_found
@@ -29,6 +29,8 @@ def _stores(call: Call) -> list[dict[str, Any]]:
             told["description"] = store.description
         if name == settings.first_store:
             told["default"] = "true"
+        if store.read_only:
+            told["read-only"] = "true"
         found.append(told)
     return found
 
@@ -44,6 +46,8 @@ def detail(call: Call) -> Response:
         told["type"] = kind
         told["weight"] = settings.weight
         told["properties"] = {"data_dir": place} if kind == "file" else {"location": place}
+        if settings.read_only:
+            told["properties"] = {}
     return JSONResponse({"stores": found})
 
 
@@ -53,9 +57,10 @@ def remove(call: Call) -> Response:
     if name not in service.stores:
         raise conflict(f"The selected store {name} is not available on this node.")
     with service.database.begin() as connection:
-        record, _ = image_for(
-            call, connection, "delete_image_location", lock=True, absent="Failed to find image {}"
+        record, target = image_for(
+            call, connection, "get_image_location", lock=True, absent="Failed to find image {}"
         )
+        require(call, "delete_image_location", target)
         if record.status != "active":
             raise conflict(
                 "It's not allowed to remove image data from store if image status is not 'active'"

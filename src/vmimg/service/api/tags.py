@@ -49,11 +49,9 @@ OPERATIONS = (
     Operation(
         "PUT", "/v2/images/{image_id}/tags/{tag}", put, "Add a tag",
         {204: "tagged", 400: "too long", 404: "there is no such image", 413: "too many tags"},
-        bodyless=True,
     ),
     Operation(
         "DELETE", "/v2/images/{image_id}/tags/{tag}", remove, "Remove a tag",
         {204: "removed", 404: "there is no such image, or no such tag"},
-        bodyless=True,
     ),
 )  # fmt: skip

@@ -17,8 +17,8 @@ from vmimg.service.api.showing import stamp
 from vmimg.service.catalogue import tasks
 from vmimg.service.catalogue.tasks import TaskRecord
 from vmimg.service.http.errors import HTTPError, bad_request, forbidden, not_found
-from vmimg.service.http.operation import Call, Operation, Parameter
-from vmimg.service.tasks.fetching import check_url
+from vmimg.service.http.operation import JSON, Call, Operation, Parameter
+from vmimg.service.web.fetching import check_url
 
 __all__ = ["OPERATIONS"]
 
@@ -187,10 +187,11 @@ def remove(call: Call) -> Response:
 
 OPERATIONS = (
     Operation(
-        "POST", "/v2/tasks", create, "Begin a task", {201: "begun", 400: "wrong"}, answer="task"
+        "POST", "/v2/tasks", create, "Begin a task", {201: "begun", 400: "wrong"}, answer="task",
+        media=(JSON,),
     ),
     Operation(
-        "GET", "/v2/tasks", listing, "List tasks", answer="tasks",
+        "GET", "/v2/tasks", listing, "List tasks", answer="tasks", ignores_body=True,
         parameters=tuple(
             Parameter(name, text)
             for name, text in (

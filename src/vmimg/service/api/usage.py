@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from starlette.responses import JSONResponse, Response
 
+from vmimg.service import quota
 from vmimg.service.catalogue import usage
 from vmimg.service.http.operation import Call, Operation
-from vmimg.service.quota import limits_by_name
 
 __all__ = ["OPERATIONS"]
 
 
 def show(call: Call) -> Response:
     """Usage and limits, sizes in MiB; a limit of -1 is none."""
+    project = call.caller.project
+    limits = quota.by_name(quota.of_project(call.service, project))
     with call.service.database.read() as connection:
-        used = usage.of(connection, call.caller.project)
-    by_name = {
-        "image_size_total": used.size >> 20,
-        "image_stage_total": used.staging >> 20,
-        "image_count_total": used.count,
-        "image_count_uploading": used.uploading,
-    }
-    limits = limits_by_name(call.service.settings.limits)
+        used = usage.of(connection, project)
+    taken = (used.size >> 20, used.staging >> 20, used.count, used.uploading)
     return JSONResponse(
-        {"usage": {n: {"usage": used, "limit": limits[n]} for n, used in by_name.items()}}
+        {
+            "usage": {
+                name: {"usage": many, "limit": limits[name]}
+                for name, many in zip(quota.RESOURCES, taken, strict=True)
+            }
+        }
     )
 
 

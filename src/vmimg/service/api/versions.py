@@ -41,9 +41,12 @@ def listing(call: Call) -> Response:
 KNOWN = frozenset({"v2", _CURRENT, *_SUPPORTED})
 """What a path may begin with: all of them are the same service."""
 _CHOICES = Operation(
-    "GET", "/", choices, "Which versions there are", {300: "choices"}, anonymous=True
+    "GET", "/", choices, "Which versions there are", {300: "choices"},
+    anonymous=True, ignores_body=True,
+)  # fmt: skip
+_LISTING = Operation(
+    "GET", "/versions", listing, "Which versions there are", anonymous=True, ignores_body=True
 )
-_LISTING = Operation("GET", "/versions", listing, "Which versions there are", anonymous=True)
 ELSEWHERE = {"": _CHOICES, "versions": _LISTING}
 """What answers for paths that nothing else does, by their first part."""
 OPERATIONS = (_CHOICES, _LISTING)

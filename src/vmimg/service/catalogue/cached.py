@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from vmimg.service.catalogue import tables
 from vmimg.service.catalogue.database import now
 
 __all__ = [
-    *("Cached", "cached", "forget", "hit", "keep", "nodes", "of_deleted", "queue", "queued"),
-    "size",
+    *("Cached", "cached", "forget", "has", "hit", "keep", "nodes", "of_deleted", "queue"),
+    *("queued", "size"),
 ]
 
 
@@ -34,18 +35,29 @@ class Cached:
     used_at: datetime
 
 
+def has(connection: Connection, node: str, image_id: str) -> bool:
+    """Whether the cache of ``node`` has the image, or is to have it."""
+    c = tables.cache.c
+    asked = select(c.id).where(c.node == node, c.image_id == image_id)
+    return connection.execute(asked).first() is not None
+
+
 def queue(connection: Connection, node: str, image_id: str) -> None:
     """The cache of ``node`` is to have the image, unless it has it."""
     c = tables.cache
-    there = select(c.c.id).where(c.c.node == node, c.c.image_id == image_id)
-    if connection.execute(there).first() is None:
-        time = now()
-        connection.execute(
-            insert(c).values(
-                node=node, image_id=image_id, state="queued", size=0, hits=0,
-                modified_at=time, used_at=time,
-            )
-        )  # fmt: skip
+    if has(connection, node, image_id):
+        return
+    time = now()
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                insert(c).values(
+                    node=node, image_id=image_id, state="queued", size=0, hits=0,
+                    modified_at=time, used_at=time,
+                )
+            )  # fmt: skip
+    except IntegrityError:
+        pass  # somebody else asked for it at the same time
 
 
 def queued(connection: Connection, node: str) -> list[str]:
@@ -83,14 +95,16 @@ def size(connection: Connection, node: str) -> int:
     return int(connection.execute(asked).scalar() or 0)
 
 
-def hit(connection: Connection, node: str, image_id: str) -> None:
-    """Somebody was given it out of the cache."""
+def hit(connection: Connection, node: str, image_id: str, checksum: str | None) -> bool:
+    """Somebody is given it out of the cache. False where the cache has it not, or other bytes."""
     c = tables.cache
-    connection.execute(
+    done = connection.execute(
         update(c)
-        .where(c.c.node == node, c.c.image_id == image_id)
+        .where(c.c.node == node, c.c.image_id == image_id, c.c.state == "cached")
+        .where(c.c.checksum.is_not_distinct_from(checksum))
         .values(hits=c.c.hits + 1, used_at=now())
     )
+    return done.rowcount == 1
 
 
 def forget(

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 
 from vmimg.service.catalogue import tables
 
-__all__ = ["Usage", "of"]
+__all__ = ["Usage", "of", "owner"]
 
 _COPYING: Final = "os_glance_importing_to_stores"
 _GONE: Final = ("killed", "deleted", "pending_delete")
@@ -47,6 +47,13 @@ def of(connection: Connection, project: str | None) -> Usage:
         count=_number(connection, many),
         uploading=_number(connection, many.where(or_(i.status == "saving", coming))),
     )
+
+
+def owner(connection: Connection, image_id: str) -> str | None:
+    """The project that the image counts for; None: none, or there is no such image."""
+    i = tables.images.c
+    said = connection.execute(select(i.owner).where(i.id == image_id)).scalar()
+    return None if said is None else str(said)
 
 
 def _copied() -> ColumnElement[bool]:

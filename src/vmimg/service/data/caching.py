@@ -1,8 +1,12 @@
 """Images kept near: whole copies in a directory of this process, of what lies far away.
 
-An image gets there when an administrator asks for it; those that were not used for the longest time
-go when there are more bytes than the settings allow. A file is there before its row says so, and
-goes after it, so that what a kill leaves is found at the start. Imports the catalogue and stores.
+An image gets there when it was downloaded, or an administrator asks for it; those that were not
+used for the longest time go before there are more bytes than the settings allow. A file is there
+before its row says so, and goes after it, so that what a kill leaves is found at the start.
+
+What was downloaded is noted, and fetched anew by one thread. Written while it is sent it would cost
+the store one reading less; but it would come as slowly as its client takes it, or not at all where
+that goes away, and not of what is sent in another format. Imports the catalogue and stores.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from vmimg.service.catalogue import cached, images
 from vmimg.service.catalogue.database import Database, DatabaseGone
 from vmimg.service.catalogue.images import ImageRecord
 from vmimg.service.data.copying import pieces_of
-from vmimg.service.stores.base import NotFound, StoreUnreachable
+from vmimg.service.http.errors import HTTPError
+from vmimg.service.stores.base import NotFound, Store, StoreUnreachable
 from vmimg.service.stores.file import FileStore
 from vmimg.storage.base import Storage
 
@@ -32,11 +37,17 @@ _PAUSE_SECONDS: Final = 5.0
 
 
 class Cache:
-    """At most ``most`` bytes in ``store``, which is nobody else's; ``node``: whose it is."""
+    """At most ``most`` bytes in ``store``, which is nobody else's; ``node``: whose it is.
 
-    def __init__(self, database: Database, store: FileStore, node: str, most: int) -> None:
+    ``fill``: what comes there once it was downloaded; see `vmimg.service.settings`.
+    """
+
+    def __init__(
+        self, database: Database, store: FileStore, node: str, most: int, fill: str = "asked"
+    ) -> None:
         self.node = node
         self.most = most
+        self._fill = fill
         self.bell = threading.Event()
         """Set when there is an image to fetch."""
         self._database = database
@@ -55,10 +66,37 @@ class Cache:
             return None
         try:
             with self._database.begin() as connection:
-                cached.hit(connection, self.node, record.id)
+                there = cached.hit(connection, self.node, record.id, record.checksum)
+            if not there:
+                self.drop(record.id, "cached")  # the image was given other bytes since
         except DatabaseGone:
-            pass  # a hit that is not counted
-        return storage
+            there = False  # nobody knows whether these are its bytes
+        if there:
+            return storage
+        storage.close()
+        return None
+
+    def wants(self, record: ImageRecord, store: Store | None) -> bool:
+        """Whether the image, which lies in ``store``, is to come here when it was downloaded.
+
+        Without a hash nobody could tell that the copy is the image.
+        """
+        far = store is not None and not store.is_near
+        fills = self._fill == "all" or (self._fill == "remote" and far)
+        return fills and record.os_hash_value is not None and 0 < (record.size or 0) <= self.most
+
+    def ask(self, image_id: str) -> None:
+        """Have the image fetched, unless it is here, or coming; or the database does not answer."""
+        try:
+            with self._database.read() as connection:
+                if cached.has(connection, self.node, image_id):
+                    return
+            with self._database.begin() as connection:
+                cached.queue(connection, self.node, image_id)
+        except DatabaseGone as error:
+            _log.warning("not cached: %s", error, extra={"image": image_id})
+            return
+        self.bell.set()
 
     def put(self, record: ImageRecord, source: Storage, stopped: threading.Event) -> bool:
         """Copy the image here, unless it is too large or not what it was, or the service stops."""
@@ -67,6 +105,7 @@ class Cache:
             return False
         digest = hashlib.new(record.os_hash_algo) if record.os_hash_algo else None
         self._delete(record.id)
+        self.prune(source.size)
         with self._store.put(record.id, source.size) as putting:
             for piece in pieces_of(source):
                 if stopped.is_set():
@@ -80,7 +119,14 @@ class Cache:
                 _log.error("an image is not what its hash says", extra={"image": record.id})
                 return False
         with self._database.begin() as connection:
-            kept = cached.keep(connection, self.node, record.id, source.size, record.checksum)
+            # It may have been deleted meanwhile, or been given other bytes.
+            now = images.find(connection, record.id)
+            kept = (
+                now is not None
+                and now.status == "active"
+                and now.os_hash_value == record.os_hash_value
+                and cached.keep(connection, self.node, record.id, source.size, record.checksum)
+            )
         if not kept:
             self._delete(record.id)
         return kept
@@ -106,13 +152,13 @@ class Cache:
         except StorageError as error:
             _log.warning("it leaves the cache later: %s", error, extra={"image": image_id})
 
-    def prune(self) -> tuple[int, int]:
-        """Remove what was not used for the longest time, where there is too much; how many, and
-        how many bytes.
+    def prune(self, room: int = 0) -> tuple[int, int]:
+        """Remove what was not used for the longest time, where there is too much for ``room`` more
+        bytes; how many, and how many bytes.
         """
         with self._database.begin() as connection:
             there = cached.cached(connection, self.node)
-            too_much = sum(each.size for each in there) - self.most
+            too_much = sum(each.size for each in there) + room - self.most
             gone = []
             for each in there:
                 if too_much <= 0:
@@ -160,6 +206,7 @@ class Filling:
     def start(self) -> None:
         """Begin, with what was left behind."""
         self._cache.clean()
+        self._cache.prune()
         self._thread.start()
 
     def stop(self) -> None:
@@ -184,12 +231,16 @@ class Filling:
     def _all(self) -> None:
         with self._database.read() as connection:
             waiting = cached.queued(connection, self._cache.node)
+        silent: StoreUnreachable | None = None
         for image_id in waiting:
             if self._stopped.is_set():
                 return
-            self._fetch(image_id)
-        if waiting:
-            self._cache.prune()
+            try:
+                self._fetch(image_id)
+            except StoreUnreachable as error:
+                silent = error  # other stores may answer
+        if silent is not None:
+            raise silent
 
     def _fetch(self, image_id: str) -> None:
         with self._database.read() as connection:
@@ -201,8 +252,15 @@ class Filling:
                     done = self._cache.put(record, source, self._stopped)
             except (DatabaseGone, StoreUnreachable):
                 raise
+            except HTTPError as error:
+                if isinstance(error.__cause__, StoreUnreachable):
+                    raise error.__cause__ from None
+                _log.warning("not cached: %s", error, extra={"image": image_id})
             except StorageError as error:
                 _log.warning("not cached: %s", error, extra={"image": image_id})
+        if done:
+            # What is kept of it reads from its store.
+            self._presenter.forget(image_id)
         if not done and not self._stopped.is_set():
             with self._database.begin() as connection:
                 cached.forget(connection, self._cache.node, image_id, "queued")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmimg.service.data.arriving import PIECE, Arrived, Intake
 from vmimg.service.http.errors import HTTPError
+from vmimg.service.http.receiving import Piece
 from vmimg.service.stores.base import Store
 from vmimg.storage.base import Storage
 
@@ -35,7 +36,7 @@ def copy(
     *,
     size: int | None = None,
     most: int | None = None,
-    look: Callable[[bytes], None] | None = None,
+    look: Callable[[Piece], None] | None = None,
     progress: Progress | None = None,
 ) -> Arrived:
     """Put ``pieces`` into ``store``, durable there; what they were.

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from typing import Any, Final
 
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +26,10 @@ _PIECE: Final = 1 << 20
 _WAITING: Final = 2
 
 
+Then = Callable[[], object]
+"""What is done when everything was sent: in a thread, and only then."""
+
+
 class RangeResponse(StreamingResponse):
     """``presented`` from ``start`` to ``end``, and lets go of it whatever happens."""
 
@@ -37,18 +42,26 @@ class RangeResponse(StreamingResponse):
         *,
         status: int,
         headers: dict[str, str],
+        then: Then | None = None,
     ) -> None:
         self._presented = presented
         self._range = start, end
+        self._then = then
+        self._sent = asyncio.Event()
         headers = headers | {"content-length": str(end - start)}
         super().__init__(
-            _pieces(presented, start, end, pool),
+            _pieces(presented, start, end, pool, self._sent),
             status,
             headers=headers,
             media_type="application/octet-stream",
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._send(scope, receive, send)
+        if self._then is not None and self._sent.is_set():
+            await run_in_threadpool(self._then)
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["method"] == "HEAD":
                 await _head(self, send)
@@ -70,10 +83,11 @@ class RangeResponse(StreamingResponse):
             await send({"type": ZERO_COPY, "file": file, "offset": at, "count": count})
             at += count
         await send({"type": "http.response.body", "body": b""})
+        self._sent.set()
 
 
 async def _pieces(
-    presented: Presented, start: int, end: int, pool: Executor
+    presented: Presented, start: int, end: int, pool: Executor, sent: asyncio.Event
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     read = presented.storage.read
@@ -88,6 +102,7 @@ async def _pieces(
             start += len(piece)
             coming = begin(start)
             yield piece
+        sent.set()
     finally:
         # The thread is done with the storage before anybody closes it.
         if coming is not None:
@@ -107,9 +122,12 @@ class StreamResponse(StreamingResponse):
         pool: Executor,
         *,
         headers: dict[str, str],
+        then: Then | None = None,
     ) -> None:
+        self._then = then
+        self._sent = asyncio.Event()
         super().__init__(
-            _made(produce, pool), headers=headers, media_type="application/octet-stream"
+            _made(produce, pool, self._sent), headers=headers, media_type="application/octet-stream"
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,6 +135,8 @@ class StreamResponse(StreamingResponse):
             await _head(self, send)
         else:
             await super().__call__(scope, receive, send)
+        if self._then is not None and self._sent.is_set():
+            await run_in_threadpool(self._then)
 
 
 class _Gone(Exception):
@@ -124,7 +144,7 @@ class _Gone(Exception):
 
 
 async def _made(
-    produce: Callable[[Callable[[Buffer], object]], object], pool: Executor
+    produce: Callable[[Callable[[Buffer], object]], object], pool: Executor, sent: asyncio.Event
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
@@ -149,6 +169,7 @@ async def _made(
         while (piece := await queue.get()) is not None:
             yield piece
         await running  # what it met cuts the body short: an unfinished chunked body is an error
+        sent.set()
     finally:
         gone = True
         while not running.done():

@@ -19,6 +19,8 @@ from vmimg.probe.policy import Policy
 from vmimg.probe.vetting import Report, vet_storage
 from vmimg.service.data.learning import learned
 from vmimg.service.http.errors import HTTPError
+from vmimg.service.http.receiving import Piece
+from vmimg.service.stores.base import StoreUnreachable, Unusable
 from vmimg.storage.base import Storage
 
 __all__ = ["Judge", "Judgement"]
@@ -40,7 +42,8 @@ class Judgement:
 class Judge:
     """For one image: ``disk_format`` and ``container_format`` as it was declared.
 
-    ``policy``: None stores it unseen. ``max_virtual_size``: bytes, 0 for no limit.
+    ``policy``: None stores it unseen. ``max_virtual_size``: bytes, 0 for no limit. ``learn``: tell
+    what it says of the machine that it is for.
     """
 
     def __init__(
@@ -49,14 +52,17 @@ class Judge:
         disk_format: str | None,
         container_format: str | None,
         max_virtual_size: int = 0,
+        *,
+        learn: bool = True,
     ) -> None:
         self._policy = policy
+        self._learn = learn
         self._disk_format = disk_format
         self._declared = container_format if container_format in _PACKED else disk_format
         self._max = max_virtual_size
         self._inspector = Inspector("upload") if policy is not None else None
 
-    def look(self, piece: bytes) -> None:
+    def look(self, piece: Piece) -> None:
         """The next piece as it streams.
 
         Raises HTTPError 415 as soon as it is clear that this is not what was declared.
@@ -80,6 +86,8 @@ class Judge:
             return Judgement()
         try:
             report = vet_storage(storage, policy=self._policy, declared=self._declared)
+        except (StoreUnreachable, Unusable):
+            raise  # nothing was found out
         except VmimgError as error:
             raise _refused(str(error)) from error
         _check(report, storage.size)
@@ -88,7 +96,7 @@ class Judge:
             size = storage.size
         if size is not None and self._max and size > self._max:
             raise _refused(f"its virtual size of {size} bytes is above the limit of {self._max}")
-        return Judgement(size, learned(storage, report))
+        return Judgement(size, learned(storage, report) if self._learn else {})
 
 
 def _check(report: Report, size: int) -> None:

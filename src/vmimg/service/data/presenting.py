@@ -8,6 +8,7 @@ takes a moment, so a few maps are kept for the ranges that come next. Imports fo
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -22,7 +23,8 @@ from vmimg.formats.registry import FORMATS, find
 from vmimg.service.catalogue.images import ImageRecord, Location
 from vmimg.service.data.describing import machine_of
 from vmimg.service.http.errors import HTTPError, bad_request
-from vmimg.service.stores.base import NotFound, Store, StoreUnreachable
+from vmimg.service.stores.base import NotFound, Store, StoreUnreachable, Unusable
+from vmimg.service.stores.web import WebStore, version_in
 from vmimg.storage.base import Buffer, Storage
 from vmimg.storage.slice import SliceStorage
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Presented", "Presenter", "Wanted", "asked_for", "etag"]
 
+_log: Final = logging.getLogger("vmimg.service")
 # Maps that are kept: a 2 TiB disk in pieces takes some 50 MiB, most take next to nothing.
 _KEPT: Final = 8
 _KEPT_BYTES: Final = 64 << 20
@@ -111,22 +114,33 @@ class Presenter:
     def far(self, record: ImageRecord) -> Storage:
         """The image's bytes, from the first of its places that has them.
 
-        Raises HTTPError: 204 as Glance has it where nothing is there, 503 where no store answers.
+        Raises HTTPError: 503 where no store answers, 502 where what is there is not the image.
         """
         silent: StoreUnreachable | None = None
+        unusable: Unusable | None = None
         for location in record.locations:
             try:
                 return self._open(location)
             except StoreUnreachable as error:
                 silent = error
+            except Unusable as error:
+                unusable = error
             except NotFound:
                 continue
         if silent is not None:
             raise HTTPError(503, "The store of the image does not answer.") from silent
+        if unusable is not None:
+            raise _changed(record, unusable) from unusable
         raise HTTPError(404, f"The data of image {record.id} is in none of its stores.")
+
+    def first(self, record: ImageRecord) -> Store | None:
+        """The store that is asked first for the image's bytes."""
+        return self._stores.get((record.locations[0].store if record.locations else "") or "")
 
     def _open(self, location: Location) -> Storage:
         store = self._stores.get(location.store or "")
+        if isinstance(store, WebStore) and location.url is not None:
+            return store.opened(location.url, version_in(location.metadata))
         if store is None or location.key is None:
             raise NotFound(f"no store is called {location.store}")
         return store.open(location.key)
@@ -189,15 +203,11 @@ class Presenter:
             return True
         if wanted.format == _OVA:
             return False
-        from vmimg.transfer.targets import check_makeable, lay_out
+        from vmimg.transfer.virtual import has_map
 
         with _told():
-            found = find(wanted.format)
-            check_makeable(found)
-            options = found.parse_options(dict(wanted.options))
             size = record.virtual_size or 1 << 20
-            writer = lay_out(found, size, options, path=f"{record.id}{found.extensions[0]}")
-            return writer.compressed_only or writer.encrypted
+            return not has_map(wanted.format, dict(wanted.options), size)
 
     def _virtual(self, record: ImageRecord, wanted: Wanted) -> Storage:
         from vmimg.transfer.virtual import virtual_image
@@ -229,6 +239,10 @@ class Presenter:
         storage = self.stored(record)
         try:
             return open_storage_disk(storage, format=format)
+        except StoreUnreachable:
+            raise
+        except Unusable as error:
+            raise _changed(record, error) from error
         except VmimgError as error:
             raise HTTPError(409, f"The image cannot be read as {format}: {error}") from error
 
@@ -268,6 +282,12 @@ def asked_for(query: list[tuple[str, str]]) -> Wanted | None:
         known = ", ".join(sorted((*FORMATS, _OVA)))
         raise bad_request(f"There is no format {names[0]!r}; there are {known}.") from None
     return Wanted(format, tuple(sorted((k, v) for k, v in said if k != "format")))
+
+
+def _changed(record: ImageRecord, why: Unusable) -> HTTPError:
+    """502. Where the image lies is not for everybody who may read it: that is for the log."""
+    _log.warning("an image cannot be read: %s", why, extra={"image": record.id})
+    return HTTPError(502, "What lies at the image's location is not the image any more.")
 
 
 class _Appliance(SliceStorage):

@@ -35,7 +35,13 @@ _TAKEN: Final = "The transfer was given up: the service had no connection to its
 def reserve(
     connection: Connection, service: Service, image_id: str, store: str, key: str | None = None
 ) -> str:
-    """A key for bytes of the image in ``store``; whoever gets it settles or abandons it."""
+    """A key for bytes of the image in ``store``; whoever gets it settles or abandons it.
+
+    Raises HTTPError 410 for a store that takes none.
+    """
+    where = service.store(store)
+    if where is not None and where.read_only:
+        raise HTTPError(410, f"Store {store} is read-only.")
     key = key or str(uuid.uuid4())
     service.writing.add(key)
     journal.open(connection, journal.Entry(store, key, image_id, journal.WRITING, service.node))
@@ -55,6 +61,7 @@ def settle(
 
     Properties that its owner set stay. Raises HTTPError 410 where it was deleted meanwhile.
     """
+    allowed = quota.of_owner(service, image_id, kept=True)
     with service.database.begin() as connection:
         record = images.find(connection, image_id, lock=True)
         done = record is not None and images.transition(
@@ -64,13 +71,8 @@ def settle(
         )  # fmt: skip
         if not done or record is None:
             raise HTTPError(410, f"Image {image_id} was deleted while its data came.")
-        missing = {
-            name: value
-            for name, value in judgement.properties.items()
-            if name not in record.properties
-        }
-        images.add_properties(connection, image_id, missing)
-        quota.check_size(service.settings.limits, connection, record.owner, came.size)
+        images.add_properties(connection, image_id, judgement.properties)
+        quota.check_size(allowed, connection, record.owner, came.size)
         images.add_location(connection, image_id, store, key)
         if not journal.settle(connection, store, key):
             raise HTTPError(503, _TAKEN)

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -34,6 +35,7 @@ _log: Final = logging.getLogger("vmimg.service")
 # What a client, or a proxy, may call its request.
 _REQUEST_ID: Final = re.compile(r"req-[0-9a-f-]{36}")
 _NOBODY: Final = Caller()
+_WITH_BODIES: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Endpoint:
@@ -104,6 +106,8 @@ class Endpoint:
     async def _answer(
         self, request: Request, operation: Operation | None, watched: _Watched
     ) -> Response:
+        if not _is_text(request):
+            raise HTTPError(400, "The path of the address is not UTF-8.")
         if operation is None:
             raise HTTPError(405, headers={"allow": ", ".join(sorted(self._methods))})
         caller = _NOBODY if operation.anonymous else await self._authenticate(request)
@@ -111,14 +115,16 @@ class Endpoint:
         if any("\0" in part for part in request.path_params.values()):
             # No name of anything has one, and PostgreSQL takes none.
             raise HTTPError(404, "The resource could not be found.")
+        takes = bool(operation.media)
+        if not takes and not operation.ignores_body and _has_body(request):
+            raise HTTPError(400, "A body is not expected with this request.")
         call = Call(self._service, request, caller, operation, b"")
         call.request_id = watched.request_id
         if asyncio.iscoroutinefunction(operation.handler):
             answer: Response = await operation.handler(call)
             return answer
-        call.body = await _body(request, self._service.settings.limits.body_size)
-        if operation.bodyless and call.body:
-            raise HTTPError(400, "A body is not expected with this request.")
+        if takes:
+            call.body = await _body(request, self._service.settings.limits.body_size)
         return await run_in_threadpool(operation.handler, call)  # type: ignore[arg-type]
 
 
@@ -199,6 +205,25 @@ class _Watched:
                 "client": client.host if client is not None else None,
             },
         )
+
+
+def _is_text(request: Request) -> bool:
+    """Whether the path is UTF-8 as it came: decoded, what is none has become something else."""
+    raw: bytes = request.scope.get("raw_path") or b""
+    try:
+        unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _has_body(request: Request) -> bool:
+    """Whether a body is announced, as Glance finds out: one without a length counts only with
+    methods that commonly have one.
+    """
+    if request.headers.get("content-length", "0").strip("0"):
+        return True
+    return request.method in _WITH_BODIES and "transfer-encoding" in request.headers
 
 
 async def _body(request: Request, limit: int) -> bytes:

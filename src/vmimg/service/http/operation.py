@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,7 +23,7 @@ from vmimg.service.policy import Target
 if TYPE_CHECKING:
     from vmimg.service.service import Service
 
-__all__ = ["Call", "Handler", "Operation", "Parameter"]
+__all__ = ["JSON", "Call", "Handler", "Operation", "Parameter"]
 
 JSON: Final = "application/json"
 
@@ -60,10 +62,17 @@ class Call:
         """The request's headers; names in any case."""
         return self.request.headers
 
-    @property
+    @cached_property
     def query(self) -> list[tuple[str, str]]:
-        """What stands behind the question mark, in order, repeated ones too."""
-        return self.request.query_params.multi_items()
+        """What stands behind the question mark, in order, repeated ones too.
+
+        Raises HTTPError 400 for text that is no UTF-8.
+        """
+        try:
+            said = self.request.scope["query_string"].decode()
+            return parse_qsl(said, keep_blank_values=True, errors="strict")
+        except UnicodeDecodeError:
+            raise bad_request("The query of the address is not UTF-8.") from None
 
     @property
     def media_type(self) -> str:
@@ -147,10 +156,12 @@ class Operation:
     """The name of the JSON schema of the request's body."""
     answer: str = ""
     """The name of the JSON schema of the answer's body."""
-    media: tuple[str, ...] = (JSON,)
-    """What the body may be."""
+    media: tuple[str, ...] = ()
+    """What the body may be; without any, a request that has a body is refused: its sender means
+    another one.
+    """
     parameters: tuple[Parameter, ...] = ()
     anonymous: bool = False
     """Nobody is asked who he is."""
-    bodyless: bool = False
-    """A request that has a body is refused: its sender means another one."""
+    ignores_body: bool = False
+    """A body that is sent all the same is passed over, as Glance does here."""

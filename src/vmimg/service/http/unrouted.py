@@ -41,7 +41,7 @@ class Unrouted:
     ) -> None:
         self._router = router
         self._versions = frozenset(versions) - {"v2"}
-        nothing = Operation("GET", "/v2", _nothing, "What is not there")
+        nothing = Operation("GET", "/v2", _nothing, "What is not there", ignores_body=True)
         self._endpoints = {
             first: Endpoint(service, dict.fromkeys(_METHODS, operation), authenticate)
             for first, operation in {**elsewhere, "v2": nothing}.items()
@@ -52,9 +52,7 @@ class Unrouted:
             return
         first, _, rest = scope["path"].lstrip("/").partition("/")
         if first in self._versions:
-            path = f"/v2/{rest}"
-            scope = {**scope, "path": path, "raw_path": path.encode()}
-            await self._router(scope, receive, send)
+            await self._router({**scope, "path": f"/v2/{rest}"}, receive, send)
             return
         endpoint: Any = self._endpoints.get(first, self._endpoints[""])
         await endpoint({**scope, "path_params": {}}, receive, send)

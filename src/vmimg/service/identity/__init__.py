@@ -1,9 +1,13 @@
-"""Who asks: a `caller.Caller`, from nobody in particular on loopback, or from Keystone."""
+"""Who asks: a `caller.Caller`, from nobody in particular on loopback, or from Keystone.
+
+Keystone may also be asked what each project may take: `unified`.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -11,7 +15,10 @@ from vmimg.errors import OptionError
 from vmimg.service.identity.caller import Caller
 from vmimg.service.settings import Settings
 
-__all__ = ["Authenticator", "authenticator"]
+if TYPE_CHECKING:
+    from vmimg.service.identity.unified import UnifiedLimits
+
+__all__ = ["Authenticator", "authenticator", "unified_limits"]
 
 Authenticator = Callable[[Request], Awaitable[Caller]]
 """Says who sent a request; raises HTTPError 401."""
@@ -34,6 +41,18 @@ def authenticator(settings: Settings) -> Authenticator:
     from vmimg.service.identity import open
 
     return open.authenticate
+
+
+def unified_limits(settings: Settings) -> UnifiedLimits | None:
+    """Who says what projects may take, if it is not the settings.
+
+    Raises OptionError where Keystone could not be asked with them.
+    """
+    if settings.limits.quotas != "keystone":
+        return None
+    from vmimg.service.identity.unified import UnifiedLimits
+
+    return UnifiedLimits(settings.limits.keystone, settings.identity.keystone)
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,6 +4,7 @@
     ranged    a Storage of ranged reads, for stores whose bytes are not files of this system
     file      FileStore: a directory
     objects   ObjectStore: S3, GCS, Azure, memory
+    web       WebStore: addresses that users name, read only
     registry  a store from its URL
 
 A store knows keys and bytes. What an image is, who may read it and whether it is complete, the

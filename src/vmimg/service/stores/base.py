@@ -30,6 +30,7 @@ __all__ = [
     "StoreFull",
     "StoreUnreachable",
     "Stored",
+    "Unusable",
     "check_key",
 ]
 
@@ -51,6 +52,12 @@ class StoreFull(StorageError):
 
 class StoreUnreachable(StorageError):
     """The store did not answer, or not in time: the same may go well a little later."""
+
+
+class Unusable(StorageError):
+    """What is there cannot be had, and trying again does not help: it changed, or nobody may ask
+    for it. The message is for the one who asked.
+    """
 
 
 class Stored(NamedTuple):
@@ -148,6 +155,10 @@ class Store(ABC):
     """What the deployment calls it; what messages call it."""
     url: str
     """Where it is, without anything secret."""
+    read_only: bool = False
+    """Nothing can be put here, or deleted: the bytes are other people's."""
+    is_near: bool = False
+    """It is this host's: a copy elsewhere on the host is no faster."""
 
     @abstractmethod
     def put(self, key: str, size: int | None = None) -> Putting:

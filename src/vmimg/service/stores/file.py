@@ -43,6 +43,8 @@ class FileStore(Store):
     refuses.
     """
 
+    is_near = True
+
     def __init__(
         self, name: str, root: str | os.PathLike[str], *, capacity: int | None = None
     ) -> None:

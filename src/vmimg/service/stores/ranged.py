@@ -2,18 +2,17 @@
 
 Formats read headers and tables in small pieces, near each other; those come out of blocks that are
 fetched whole and kept, a few of them. Who reads on in large pieces, as downloads do, gets several
-of them by one request; large pieces here and there are fetched as they are. Imports the base of
-stores, storage, errors.
+of them by one request; large pieces here and there are fetched as they are. Imports storage and
+errors.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from vmimg.errors import StorageError
-from vmimg.service.stores.base import Store
 from vmimg.storage.base import Buffer, Storage
 from vmimg.storage.folder import Folder
 
@@ -51,10 +50,25 @@ class Alone(Folder):
         raise StorageError(f"{self.name}: there is no '{name}' beside an image in a store")
 
 
+class Source(Protocol):
+    """What ranges come from: a store, or something that reads as one."""
+
+    name: str
+
+    def size(self, key: str) -> int:
+        """Bytes under ``key``."""
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset``."""
+
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+        """Fill all of ``buffer`` from ``offset``."""
+
+
 class RangedStorage(Storage):
     """What ``store`` has under ``key``, read only. Raises NotFound, StoreUnreachable."""
 
-    def __init__(self, store: Store, key: str) -> None:
+    def __init__(self, store: Source, key: str) -> None:
         self.name = key
         self.member = key
         self.folder = Alone(f"the store {store.name}")

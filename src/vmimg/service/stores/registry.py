@@ -5,6 +5,7 @@
     gs://bucket/prefix             service_account, ...
     az://container/prefix          account_name, account_key, ...
     memory://                      gone with the process: for trying things out
+    http://                        addresses of the web, read only; https:// for those alone
 
 Options stand in the settings, or behind a ``?`` in the URL, secrets in the settings only: URLs are
 shown. What is not given, AWS_ACCESS_KEY_ID and the like, obstore takes from the environment by the
@@ -25,9 +26,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from vmimg.errors import OptionError, StorageError
 from vmimg.extras import require
+from vmimg.service.settings import WEB, Imports
 from vmimg.service.stores.base import Store
 from vmimg.service.stores.file import FileStore
 from vmimg.service.stores.objects import PART, ObjectStore
+from vmimg.service.stores.web import WebStore
 from vmimg.units import parse_size
 
 __all__ = ["store_from"]
@@ -117,14 +120,24 @@ _KINDS: Final = {
 }
 
 
-def store_from(name: str, url: str, options: Mapping[str, str] | None = None) -> Store:
-    """The store called ``name`` at ``url``. Raises OptionError."""
+def store_from(
+    name: str,
+    url: str,
+    options: Mapping[str, str] | None = None,
+    rules: Imports | None = None,
+) -> Store:
+    """The store called ``name`` at ``url``; ``rules`` say which addresses of the web may be asked.
+
+    Raises OptionError.
+    """
     said = _Said(name, url, dict(options or {}))
     if said.scheme == "file":
         return _file_store(said)
+    if said.scheme in WEB:
+        return _web_store(said, rules or Imports())
     kind = _KINDS.get(said.scheme)
     if kind is None:
-        known = ", ".join(f"{scheme}://" for scheme in ("file", *_KINDS))
+        known = ", ".join(f"{scheme}://" for scheme in ("file", *_KINDS, *WEB))
         raise said.wrong(f"the URL begins with none of {known}")
     return _object_store(said, kind)
 
@@ -161,7 +174,8 @@ class _Said:
         """Refuse options that are none of ``known``."""
         for option in self.options:
             if option not in known:
-                raise self.wrong(f"there is no option {option!r}; there are {', '.join(known)}")
+                there = f"there are {', '.join(known)}" if known else "there is none"
+                raise self.wrong(f"there is no option {option!r}; {there}")
 
     def size(self, option: str, default: int | None = None) -> int | None:
         text = self.options.get(option)
@@ -194,6 +208,15 @@ def _file_store(said: _Said) -> Store:
     if not Path(said.path).is_absolute() or ".." in Path(said.path).parts:
         raise said.wrong(f"'{said.path}' is no absolute path")
     return FileStore(said.name, said.path, capacity=said.size("capacity"))
+
+
+def _web_store(said: _Said, rules: Imports) -> Store:
+    said.only()
+    if said.host or said.path not in ("", "/"):
+        raise said.wrong(
+            f"a store of web addresses is {said.scheme}:// alone; imports.hosts says which hosts"
+        )
+    return WebStore(said.name, rules, WEB if said.scheme == "http" else ("https",))
 
 
 def _object_store(said: _Said, kind: _Kind) -> Store:

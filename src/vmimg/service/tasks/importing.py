@@ -31,9 +31,9 @@ from vmimg.service.data.uploading import writing
 from vmimg.service.http.errors import HTTPError
 from vmimg.service.service import Service
 from vmimg.service.stores.base import StoreUnreachable
-from vmimg.service.tasks.fetching import Fetched, fetch
 from vmimg.service.tasks.reshaping import reshape
 from vmimg.service.tasks.running import Control
+from vmimg.service.web.fetching import Fetched, fetch
 from vmimg.storage.base import Storage
 
 __all__ = ["FAILED", "IMPORTING", "TASK", "put_right", "run"]
@@ -98,8 +98,9 @@ def _fetched(
             raise HTTPError(409, "Nothing was staged for this image, or it is gone.")
         return staged[0].key
     judge = service.judge(record)
+    allowed = quota.of_owner(service, record.id, kept=True)
     with service.database.begin() as connection:
-        left = quota.check_staging(service.settings.limits, connection, record.owner)
+        left = quota.check_staging(allowed, connection, record.owner)
     with writing(service, record.id, service.staging.name) as key:
         with _source(service, task, method) as fetched:
             copy(
@@ -163,7 +164,6 @@ def _take_over(service: Service, task: TaskRecord, record: ImageRecord) -> None:
         name: value
         for name, value in said.items()
         if name.startswith(_TAKEN_OVER) and isinstance(value, str)
-        if name not in record.properties
     }
     with service.database.begin() as connection:
         images.add_properties(connection, record.id, taken)
@@ -231,7 +231,7 @@ def _to_stores(
             continue
         try:
             came = _to_store(service, control, record, name, source, judgement, not all_must)
-        except StoreUnreachable:
+        except (StoreUnreachable, quota.QuotasUnknown):
             raise
         except (StorageError, HTTPError) as error:
             if all_must:
@@ -256,6 +256,7 @@ def _to_store(
     store = service.stores.get(name)
     if store is None:
         raise HTTPError(409, f"Store for identifier {name} not found")
+    allowed = quota.of_owner(service, record.id, kept=True)
     with writing(service, record.id, name) as key:
         came = copy(
             service, pieces_of(source), store, key, size=source.size, progress=control.progress
@@ -265,18 +266,13 @@ def _to_store(
             now = images.find(connection, record.id, lock=True)
             if now is None:
                 raise HTTPError(410, f"Image {record.id} was deleted during the import.")
-            quota.check_size(service.settings.limits, connection, now.owner, came.size)
+            quota.check_size(allowed, connection, now.owner, came.size)
             there = any(location.store == name for location in now.locations)
             if there or not journal.settle(connection, name, key):
                 raise StoreUnreachable("the import was given up: it had no database for too long")
             images.add_location(connection, record.id, name, key)
             if now.status == "importing":
-                missing = {
-                    key: value
-                    for key, value in judgement.properties.items()
-                    if key not in now.properties
-                }
-                images.add_properties(connection, record.id, missing)
+                images.add_properties(connection, record.id, judgement.properties)
                 images.transition(
                     connection, record.id, ("importing",), "active" if active else "importing",
                     size=came.size, virtual_size=judgement.virtual_size, checksum=came.checksum,

@@ -29,7 +29,6 @@ from vmimg.service.http.errors import HTTPError
 from vmimg.service.service import Service
 from vmimg.service.tasks.running import Control
 from vmimg.storage.stream import HEAD_SIZE, outer_compression, unpacked
-from vmimg.transfer.virtual import virtual_image
 
 __all__ = ["reshape"]
 
@@ -70,14 +69,13 @@ def reshape(
             judged = service.judge_as(columns.get("disk_format", record.disk_format), "bare").judge(
                 storage
             )
-        learned = {**judged.properties, **reshaped.properties}
         with service.database.begin() as connection:
             now = images.find(connection, record.id, lock=True)
             if now is None or not journal.keep(connection, service.staging.name, key):
                 raise HTTPError(410, f"Image {record.id} was deleted during the import.")
             images.change(connection, record.id, **columns)
-            missing = {name: learned[name] for name in learned if name not in now.properties}
-            images.add_properties(connection, record.id, missing)
+            learned = {**judged.properties, **reshaped.properties}
+            images.add_properties(connection, record.id, learned)
             journal.to_delete(connection, service.staging.name, staged)
     discard(service, record.id)
     return {
@@ -104,6 +102,8 @@ def _reshaped(
     if record.container_format == "bare" and output and disk_format not in _NO_DISKS:
         stored = find(_OURS.get(disk_format, disk_format)).name
         if stored != output:
+            from vmimg.transfer.virtual import virtual_image
+
             disk = open_storage_disk(service.staging.open(staged), format=stored)
             stack.callback(disk.close)
             image = virtual_image(disk, output, zeros="data")
@@ -114,6 +114,8 @@ def _reshaped(
 
 @contextmanager
 def _out_of_ova(service: Service, staged: str, output: str) -> Iterator[_Reshaped]:
+    from vmimg.transfer.virtual import virtual_image
+
     path = service.staging.path(staged)
     with open_bundle(path, near=path) as bundle:
         try:

@@ -18,6 +18,7 @@ from vmimg.service.catalogue import tasks
 from vmimg.service.catalogue.database import DatabaseGone
 from vmimg.service.catalogue.tasks import TaskRecord
 from vmimg.service.http.errors import HTTPError
+from vmimg.service.quota import QuotasUnknown
 from vmimg.service.service import Service
 from vmimg.service.stores.base import StoreUnreachable
 
@@ -139,7 +140,7 @@ class Runner:
         except Parked:
             self._park(task, control, begun - 1)
             _log.info("a task is parked", extra=extra)
-        except (DatabaseGone, StoreUnreachable) as error:
+        except (DatabaseGone, StoreUnreachable, QuotasUnknown) as error:
             _log.warning("a task must wait: %s", error, extra=extra)
             self._stopped.wait(_PAUSE_SECONDS)
             self._park(task, control, begun - 1)

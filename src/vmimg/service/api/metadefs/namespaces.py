@@ -22,7 +22,6 @@ from vmimg.service.api.metadefs.reading import (
     NAMESPACE,
     body_of,
     nested_in_namespace,
-    no_body,
     object_of,
     properties_of,
 )
@@ -36,7 +35,7 @@ from vmimg.service.api.metadefs.sorting import Order, visibility_of
 from vmimg.service.catalogue.metadefs import associations, contents, namespaces
 from vmimg.service.catalogue.metadefs.namespaces import Exists, Wanted
 from vmimg.service.http.errors import bad_request, conflict
-from vmimg.service.http.operation import Call, Operation, Parameter
+from vmimg.service.http.operation import JSON, Call, Operation, Parameter
 
 __all__ = ["OPERATIONS"]
 
@@ -132,7 +131,6 @@ def listing(call: Call) -> Response:
 
 def show(call: Call) -> Response:
     """A namespace with all that is in it."""
-    no_body(call)
     with call.service.database.read() as connection:
         record = namespace_for(
             call,
@@ -186,7 +184,6 @@ def change(call: Call) -> Response:
 
 def remove(call: Call) -> Response:
     """Delete the namespace and all that is in it."""
-    no_body(call)
     with call.service.database.begin() as connection:
         record = namespace_for(call, connection, "delete_metadef_namespace", lock=True)
         protect(record, "namespace", record.namespace)
@@ -243,12 +240,12 @@ OPERATIONS = (
     Operation(
         "POST", _PATH, create, "Make a namespace of metadata definitions",
         {201: "made", 400: "no such body", 403: "not allowed", 409: "there is one of this name"},
-        body="metadefs/namespace", answer="metadefs/namespace",
+        body="metadefs/namespace", answer="metadefs/namespace", media=(JSON,),
     ),
     Operation(
         "GET", _PATH, listing, "List namespaces of metadata definitions",
         {200: "a page", 400: "no such query", 404: "there is no such marker"},
-        answer="metadefs/namespaces", parameters=_LIST_PARAMETERS,
+        answer="metadefs/namespaces", parameters=_LIST_PARAMETERS, ignores_body=True,
     ),
     Operation(
         "GET", _ONE, show, "Show a namespace of metadata definitions",
@@ -260,7 +257,7 @@ OPERATIONS = (
         "PUT", _ONE, change, "Change a namespace of metadata definitions",
         {200: "changed", 400: "no such body", 403: "not allowed", 404: "there is none",
          409: "there is another one of this name"},
-        body="metadefs/namespace", answer="metadefs/namespace",
+        body="metadefs/namespace", answer="metadefs/namespace", media=(JSON,),
     ),
     Operation("DELETE", _ONE, remove, "Delete a namespace of metadata definitions", _GONE),
     Operation("DELETE", f"{_ONE}/properties", remove_properties, "Delete its properties", _GONE),

@@ -7,12 +7,12 @@ from typing import Final
 from starlette.responses import JSONResponse, Response
 
 from vmimg.service.api.metadefs.finding import content_for, namespace_for, protect, unique
-from vmimg.service.api.metadefs.reading import OBJECT, body_of, no_body, object_of
+from vmimg.service.api.metadefs.reading import OBJECT, body_of, object_of
 from vmimg.service.api.metadefs.showing import object_shown
 from vmimg.service.api.metadefs.sorting import Order, visibility_of
 from vmimg.service.catalogue.metadefs import contents
 from vmimg.service.catalogue.metadefs.contents import OBJECTS, Content
-from vmimg.service.http.operation import Call, Operation
+from vmimg.service.http.operation import JSON, Call, Operation
 
 __all__ = ["OPERATIONS"]
 
@@ -51,7 +51,6 @@ def listing(call: Call) -> Response:
 
 def show(call: Call) -> Response:
     """An object."""
-    no_body(call)
     with call.service.database.read() as connection:
         record = namespace_for(call, connection, "get_metadef_object")
         found = content_for(connection, OBJECTS, record, call.path["object_name"])
@@ -71,7 +70,6 @@ def change(call: Call) -> Response:
 
 def remove(call: Call) -> Response:
     """Delete the object."""
-    no_body(call)
     with call.service.database.begin() as connection:
         record = namespace_for(call, connection, "delete_metadef_object", lock=True)
         found = content_for(connection, OBJECTS, record, call.path["object_name"])
@@ -88,12 +86,12 @@ OPERATIONS = (
         "POST", _ALL, create, "Make an object in a namespace",
         {201: "made", 400: "no such body", 403: "not allowed", 404: "there is no such namespace",
          409: "there is one of this name"},
-        body="metadefs/object", answer="metadefs/object",
+        body="metadefs/object", answer="metadefs/object", media=(JSON,),
     ),
     Operation(
         "GET", _ALL, listing, "List the objects of a namespace",
         {200: "all of them", 400: "no such query", 404: "there is no such namespace"},
-        answer="metadefs/objects",
+        answer="metadefs/objects", ignores_body=True,
     ),
     Operation(
         "GET", _ONE, show, "Show an object of a namespace",
@@ -103,7 +101,7 @@ OPERATIONS = (
         "PUT", _ONE, change, "Change an object of a namespace",
         {200: "changed", 400: "no such body", 403: "not allowed", 404: "there is none",
          409: "there is another one of this name"},
-        body="metadefs/object", answer="metadefs/object",
+        body="metadefs/object", answer="metadefs/object", media=(JSON,),
     ),
     Operation(
         "DELETE", _ONE, remove, "Delete an object of a namespace",

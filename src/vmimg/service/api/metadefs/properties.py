@@ -11,7 +11,7 @@ from vmimg.service.api.metadefs.reading import PROPERTY, body_of, property_of
 from vmimg.service.catalogue.metadefs import associations, contents
 from vmimg.service.catalogue.metadefs.contents import PROPERTIES, Content
 from vmimg.service.http.errors import not_found
-from vmimg.service.http.operation import Call, Operation, Parameter
+from vmimg.service.http.operation import JSON, Call, Operation, Parameter
 
 __all__ = ["OPERATIONS"]
 
@@ -92,7 +92,7 @@ OPERATIONS = (
         "POST", _ALL, create, "Make a property in a namespace",
         {201: "made", 400: "no such body", 403: "not allowed", 404: "there is no such namespace",
          409: "there is one of this name"},
-        body="metadefs/property", answer="metadefs/property",
+        body="metadefs/property", answer="metadefs/property", media=(JSON,),
     ),
     Operation(
         "GET", _ALL, listing, "List the properties of a namespace",
@@ -102,14 +102,14 @@ OPERATIONS = (
     Operation(
         "GET", _ONE, show, "Show a property of a namespace",
         {200: "the property", 404: "there is none"},
-        answer="metadefs/property",
+        answer="metadefs/property", ignores_body=True,
         parameters=(Parameter("resource_type", "The name in the path has this type's prefix"),),
     ),
     Operation(
         "PUT", _ONE, change, "Change a property of a namespace",
         {200: "changed", 400: "no such body", 403: "not allowed", 404: "there is none",
          409: "there is another one of this name"},
-        body="metadefs/property", answer="metadefs/property",
+        body="metadefs/property", answer="metadefs/property", media=(JSON,),
     ),
     Operation(
         "DELETE", _ONE, remove, "Delete a property of a namespace",

@@ -1,7 +1,7 @@
 """Bodies of requests about metadata definitions, checked and brought into one form.
 
 A default is text whatever was sent, as Glance keeps it: clients take it for text. Imports
-jsonschema.
+validating.
 """
 
 from __future__ import annotations
@@ -10,27 +10,29 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator as Validator
-from jsonschema.exceptions import best_match
-
 from vmimg.service.api.metadefs.schemas import PROPERTY_IN_OBJECT, SCHEMAS, TAG_LIST
-from vmimg.service.api.schemas import mismatch
+from vmimg.service.api.validating import Schema
 from vmimg.service.http.errors import bad_request, forbidden
 from vmimg.service.http.operation import Call
 
 __all__ = [
     *("NAMESPACE", "OBJECT", "PROPERTY", "RESOURCE_TYPE", "TAG", "TAGS_AT_ONCE"),
-    *("body_of", "checked_name", "nested_in_namespace", "no_body", "object_of", "properties_of"),
-    *("property_of", "validate"),
+    *("body_of", "checked_name", "nested_in_namespace", "object_of", "properties_of"),
+    "property_of",
 ]
 
-NAMESPACE: Final = Validator(SCHEMAS["namespace"])
-OBJECT: Final = Validator(SCHEMAS["object"])
-PROPERTY: Final = Validator(SCHEMAS["property"])
-RESOURCE_TYPE: Final = Validator(SCHEMAS["resource_type"])
-TAG: Final = Validator(SCHEMAS["tag"])
-TAGS_AT_ONCE: Final = Validator(TAG_LIST)
-_PROPERTY_IN_OBJECT: Final = Validator(PROPERTY_IN_OBJECT)
+
+def _checked(schema: Mapping[str, Any]) -> Schema:
+    return Schema(schema["name"], schema)
+
+
+NAMESPACE: Final = _checked(SCHEMAS["namespace"])
+OBJECT: Final = _checked(SCHEMAS["object"])
+PROPERTY: Final = _checked(SCHEMAS["property"])
+RESOURCE_TYPE: Final = _checked(SCHEMAS["resource_type"])
+TAG: Final = _checked(SCHEMAS["tag"])
+TAGS_AT_ONCE: Final = _checked(TAG_LIST)
+_PROPERTY_IN_OBJECT: Final = _checked(PROPERTY_IN_OBJECT)
 
 _NAME_LENGTH: Final = 80
 _DEPTH: Final = 16
@@ -40,13 +42,7 @@ _STAMPS: Final = ("created_at", "updated_at")
 _LINKS: Final = ("self", "schema")
 
 
-def no_body(call: Call) -> None:
-    """Raises HTTPError 400 where there is a body."""
-    if call.body:
-        raise bad_request("A body is not expected with this request.")
-
-
-def body_of(call: Call, validator: Validator, *, links: bool = False) -> dict[str, Any]:
+def body_of(call: Call, schema: Schema, *, links: bool = False) -> dict[str, Any]:
     """The body, as the schema wants it.
 
     ``links``: the schema has ``self`` and ``schema``, which are not for clients to set.
@@ -60,16 +56,8 @@ def body_of(call: Call, validator: Validator, *, links: bool = False) -> dict[st
     for key in (*(_LINKS if links else ()), *_STAMPS):
         if key in said:
             raise forbidden(f"Attribute '{key}' is read-only.")
-    validate(said, validator)
+    schema.check(said)
     return said
-
-
-def validate(said: Any, validator: Validator) -> None:
-    """Raises HTTPError 400 unless the schema is met."""
-    error = best_match(validator.iter_errors(said))
-    if error is not None:
-        schema: Any = validator.schema
-        raise bad_request(mismatch(schema["name"], error))
 
 
 def checked_name(name: Any, what: str) -> str:
@@ -98,7 +86,7 @@ def object_of(said: Mapping[str, Any], *, nested: bool = False) -> tuple[str, di
     if "properties" in said:
         if not nested:
             for given in said["properties"].values():
-                validate(given, _PROPERTY_IN_OBJECT)
+                _PROPERTY_IN_OBJECT.check(given)
         definition["properties"] = properties_of(said["properties"])
     return name, definition
 

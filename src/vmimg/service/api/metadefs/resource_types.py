@@ -7,19 +7,18 @@ from typing import Final
 from starlette.responses import JSONResponse, Response
 
 from vmimg.service.api.metadefs.finding import namespace_for, own, permit, protect, unique
-from vmimg.service.api.metadefs.reading import RESOURCE_TYPE, body_of, no_body
+from vmimg.service.api.metadefs.reading import RESOURCE_TYPE, body_of
 from vmimg.service.api.metadefs.showing import association_shown, stamps
 from vmimg.service.catalogue.metadefs import associations
 from vmimg.service.catalogue.metadefs.associations import Association
 from vmimg.service.http.errors import not_found
-from vmimg.service.http.operation import Call, Operation
+from vmimg.service.http.operation import JSON, Call, Operation
 
 __all__ = ["OPERATIONS"]
 
 
 def listing(call: Call) -> Response:
     """All resource types that a namespace was ever for."""
-    no_body(call)
     permit(call, "list_metadef_resource_types", own(call))
     with call.service.database.read() as connection:
         found = associations.types(connection)
@@ -29,7 +28,6 @@ def listing(call: Call) -> Response:
 
 def of_namespace(call: Call) -> Response:
     """The resource types that the namespace is for."""
-    no_body(call)
     with call.service.database.read() as connection:
         rules = ("list_metadef_resource_types", "get_metadef_resource_type")
         record = namespace_for(call, connection, *rules)
@@ -50,7 +48,6 @@ def associate(call: Call) -> Response:
 
 def dissociate(call: Call) -> Response:
     """The namespace is not for this resource type any more."""
-    no_body(call)
     name = call.path["resource_type"]
     with call.service.database.begin() as connection:
         record = namespace_for(
@@ -78,7 +75,7 @@ OPERATIONS = (
         "POST", _ALL, associate, "Associate a namespace with a resource type",
         {201: "associated", 400: "no such body", 403: "not allowed",
          404: "there is no such namespace", 409: "it was associated"},
-        body="metadefs/resource_type", answer="metadefs/resource_type",
+        body="metadefs/resource_type", answer="metadefs/resource_type", media=(JSON,),
     ),
     Operation(
         "DELETE", f"{_ALL}/{{resource_type}}", dissociate,

@@ -14,13 +14,13 @@ from vmimg.service.api.metadefs.finding import (
     target_of,
     unique,
 )
-from vmimg.service.api.metadefs.reading import TAG, TAGS_AT_ONCE, body_of, checked_name, no_body
+from vmimg.service.api.metadefs.reading import TAG, TAGS_AT_ONCE, body_of, checked_name
 from vmimg.service.api.metadefs.showing import tag_shown
 from vmimg.service.api.metadefs.sorting import Order, visibility_of
 from vmimg.service.catalogue.metadefs import contents
 from vmimg.service.catalogue.metadefs.contents import SORT_KEYS, TAGS, Content
 from vmimg.service.http.errors import bad_request
-from vmimg.service.http.operation import Call, Operation, Parameter
+from vmimg.service.http.operation import JSON, Call, Operation, Parameter
 
 __all__ = ["OPERATIONS"]
 
@@ -29,7 +29,6 @@ _YES: Final = frozenset({"1", "t", "true", "on", "y", "yes"})
 
 def create(call: Call) -> Response:
     """A new tag, named in the path."""
-    no_body(call)
     name = call.path["tag_name"]
     with call.service.database.begin() as connection:
         record = namespace_for(call, connection, lock=True)
@@ -76,7 +75,6 @@ def listing(call: Call) -> Response:
 
 def show(call: Call) -> Response:
     """A tag."""
-    no_body(call)
     with call.service.database.read() as connection:
         record = namespace_for(call, connection, "get_metadef_tag")
         found = content_for(connection, TAGS, record, call.path["tag_name"])
@@ -96,7 +94,6 @@ def change(call: Call) -> Response:
 
 def remove(call: Call) -> Response:
     """Delete the tag."""
-    no_body(call)
     with call.service.database.begin() as connection:
         record = namespace_for(call, connection, "delete_metadef_tag", lock=True)
         found = content_for(connection, TAGS, record, call.path["tag_name"])
@@ -113,7 +110,7 @@ OPERATIONS = (
         "POST", _ALL, create_many, "Make tags in a namespace",
         {201: "made", 400: "no such body", 403: "not allowed", 404: "there is no such namespace",
          409: "there is one of a name"},
-        body="metadefs/tags", answer="metadefs/tags",
+        body="metadefs/tags", answer="metadefs/tags", media=(JSON,),
         parameters=(
             Parameter("X-Openstack-Append", "true: keep the tags that there are", place="header"),
         ),
@@ -121,7 +118,7 @@ OPERATIONS = (
     Operation(
         "GET", _ALL, listing, "List the tags of a namespace",
         {200: "tags", 400: "no such query", 404: "there is no such namespace, or marker"},
-        answer="metadefs/tags",
+        answer="metadefs/tags", ignores_body=True,
         parameters=(
             Parameter("limit", "How many, at most", type="integer"),
             Parameter("marker", "The name of the last one of the page before"),
@@ -143,7 +140,7 @@ OPERATIONS = (
         "PUT", _ONE, change, "Change a tag of a namespace",
         {200: "changed", 400: "no such body", 403: "not allowed", 404: "there is none",
          409: "there is another one of this name"},
-        body="metadefs/tag", answer="metadefs/tag",
+        body="metadefs/tag", answer="metadefs/tag", media=(JSON,),
     ),
     Operation(
         "DELETE", _ONE, remove, "Delete a tag of a namespace",

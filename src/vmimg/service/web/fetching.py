@@ -4,11 +4,13 @@ Scheme, host and port are checked against the settings; the host's name is looke
 its addresses must be one of the public Internet (unless the settings allow others), and the
 connection goes to the address that was checked, so that a name which answers differently the next
 time gains nothing. Redirects pass the same. No proxies, no credentials, no compression, bounded in
-size and in time. Standard library only.
+size and in time. Imports and stores of web addresses have no other way to the network. Imports
+settings; else the standard library only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import ipaddress
 import re
@@ -23,9 +25,9 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from vmimg.errors import StorageError, UnsafeImage
 from vmimg.service.settings import Imports
-from vmimg.service.tasks.patience import Patience
+from vmimg.service.web.patience import Patience
 
-__all__ = ["Fetched", "LookUp", "check_url", "fetch"]
+__all__ = ["Answered", "Fetched", "LookUp", "NoAnswer", "Part", "check_url", "fetch", "plain"]
 
 LookUp = Callable[..., list[tuple[Any, ...]]]
 """`socket.getaddrinfo`, or what tests have for it."""
@@ -40,6 +42,9 @@ _MOST_ADDRESSES: Final = 8
 _MOST_TOLD: Final = 300
 _PORTS: Final = {"http": 80, "https": 443}
 _MOST_URL: Final = 4096
+_MOST_VERSION: Final = 256
+_LARGEST: Final = 1 << 63
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # The only IPv6 addresses of hosts that may be public; what else there is, is mapped, compatible,
 # local or multicast.
@@ -56,20 +61,45 @@ _OTHERS: Final = tuple(
 _NUMBER: Final = re.compile(r"(?:.*\.)?(?:\d+|0x[0-9a-f]*)")
 
 
+class NoAnswer(StorageError):
+    """Nobody answers, or not to the end: the same may go well a little later."""
+
+
+class Answered(StorageError):
+    """The server answers that it does not give it; ``status`` says why."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Of ``total`` bytes those from ``start`` to before ``end``, as the server says."""
+
+    start: int
+    end: int
+    total: int
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """What is coming: ``length`` in bytes if the server says so, and the pieces."""
 
     length: int | None
     pieces: Iterator[bytes]
+    part: Part | None = None
+    """Which part of it; None: all, also where a part was asked for."""
+    version: str = ""
+    """The server's validator, ETag or time; another one means that the bytes are others."""
 
 
-def check_url(url: str, rules: Imports) -> SplitResult:
+def check_url(url: str, rules: Imports, what: str = "web-download") -> SplitResult:
     """The parts of an address that may be asked, as far as that is known without asking anybody.
 
-    Raises UnsafeImage.
+    ``what`` wants to ask. Raises UnsafeImage.
     """
-    refused = f"URI for web-download does not pass filtering: {url[:_MOST_URL]}"
+    refused = f"URI for {what} does not pass filtering: {url[:_MOST_URL]}"
     if len(url) > _MOST_URL or any(not 0x20 < ord(each) < 0x7F for each in url):
         raise UnsafeImage(refused)
     try:
@@ -106,43 +136,72 @@ def fetch(
     *,
     headers: Mapping[str, str] | None = None,
     trusted: bool = False,
+    part: tuple[int, int] | None = None,
+    what: str = "web-download",
     look_up: LookUp = socket.getaddrinfo,
     seconds: float = _SECONDS,
 ) -> Iterator[Fetched]:
     """What is at ``url``.
 
     ``trusted``: the address is the operator's, not a user's, and is not filtered; redirects of it
-    are not followed. ``seconds``: how long an answer may take to begin, and each piece to come.
-    Raises UnsafeImage for what may not be asked, StorageError where it cannot be had.
+    are not followed. ``part``: from which byte to before which; a server may send everything all
+    the same. ``what`` wants to have it. ``seconds``: how long an answer may take to begin, and each
+    piece to come. Raises UnsafeImage for what may not be asked, StorageError where it cannot be
+    had: NoAnswer, Answered.
     """
+    wanted = dict(headers or {})
+    if part is not None:
+        wanted["range"] = f"bytes={part[0]}-{part[1] - 1}"
     for _ in range(_MOST_REDIRECTS + 1):
-        parts = urlsplit(url) if trusted else _checked(url, rules)
+        parts = urlsplit(url) if trusted else _checked(url, rules, what)
         with _connected(parts, rules, trusted, look_up, seconds) as (connection, patience):
-            response = _ask(connection, parts, headers or {}, patience)
+            response = _ask(connection, parts, wanted, patience)
             if trusted or response.status not in _REDIRECTS:
-                if response.status != 200:
-                    raise StorageError(f"{_plain(url)}: the server answers {response.status}")
+                came = _part(response, url) if part is not None else None
+                if response.status != 200 and came is None:
+                    said = f"{plain(url)}: the server answers {response.status}"
+                    raise Answered(said, response.status)
                 length = response.length
-                if length is not None and length >= 1 << 63:
-                    raise StorageError(f"{_plain(url)}: the server says a size that is none")
-                yield Fetched(length, _pieces(response, _plain(url), patience, seconds))
+                if length is not None and length >= _LARGEST:
+                    raise StorageError(f"{plain(url)}: the server says a size that is none")
+                pieces = _pieces(response, plain(url), patience, seconds)
+                yield Fetched(length, pieces, came, _version(response))
                 return
             try:
                 url = urljoin(url, response.headers.get("location", ""))
             except ValueError:
-                raise StorageError(f"{_plain(url)}: redirects to no address") from None
-    raise StorageError(f"{_plain(url)}: redirects too often")
+                raise StorageError(f"{plain(url)}: redirects to no address") from None
+    raise StorageError(f"{plain(url)}: redirects too often")
 
 
-def _checked(url: str, rules: Imports) -> SplitResult:
+def _part(response: http.client.HTTPResponse, url: str) -> Part | None:
+    """What part of it comes; None where that is no answer of a part."""
+    if response.status != http.client.PARTIAL_CONTENT:
+        return None
+    said = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
+    if said is not None:
+        first, last, total = (int(each) for each in said.groups())
+        if first <= last < total < _LARGEST:
+            return Part(first, last + 1, total)
+    raise StorageError(f"{plain(url)}: the server does not say what part of it comes")
+
+
+def _version(response: http.client.HTTPResponse) -> str:
+    said = response.headers.get("etag") or response.headers.get("last-modified") or ""
+    if len(said) <= _MOST_VERSION and said.isprintable():
+        return str(said)
+    return hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _checked(url: str, rules: Imports, what: str) -> SplitResult:
     """`check_url`, for messages that are kept and logged."""
     try:
-        return check_url(url, rules)
+        return check_url(url, rules, what)
     except UnsafeImage:
-        raise UnsafeImage(f"URI for web-download does not pass filtering: {_plain(url)}") from None
+        raise UnsafeImage(f"URI for {what} does not pass filtering: {plain(url)}") from None
 
 
-def _plain(url: str) -> str:
+def plain(url: str) -> str:
     """An address for messages: what stands behind the question mark may be somebody's key."""
     try:
         parts = urlsplit(url)
@@ -158,12 +217,12 @@ def _connected(
     """Connected to an address of the host that may be asked."""
     host = parts.hostname or ""
     port = parts.port or _PORTS.get(parts.scheme, 80)
-    plain = _reached(host, port, _addresses(host, port, rules, trusted, look_up))
+    reached = _reached(host, port, _addresses(host, port, rules, trusted, look_up))
     connection = http.client.HTTPConnection(host, port)
-    connection.sock = plain
+    connection.sock = reached
     try:
-        plain.settimeout(seconds)
-        with Patience(plain, seconds) as patience:
+        reached.settimeout(seconds)
+        with Patience(reached, seconds) as patience:
             if parts.scheme == "https":
                 _secure(connection, host, patience)
             yield connection, patience
@@ -176,7 +235,7 @@ def _addresses(host: str, port: int, rules: Imports, trusted: bool, look_up: Loo
     try:
         found = look_up(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise StorageError(f"{host}: there is no such host") from error
+        raise NoAnswer(f"{host}: there is no such host") from error
     addresses = [str(each[4][0]) for each in found]
     if not trusted and rules.hosts == ():
         for each in addresses:
@@ -192,7 +251,7 @@ def _reached(host: str, port: int, addresses: list[str]) -> socket.socket:
             return socket.create_connection((address, port), _CONNECT_SECONDS)
         except OSError as error:
             failure = error
-    raise StorageError(f"{host}: cannot be reached") from failure
+    raise NoAnswer(f"{host}: cannot be reached") from failure
 
 
 def _secure(connection: http.client.HTTPConnection, host: str, patience: Patience) -> None:
@@ -205,7 +264,7 @@ def _secure(connection: http.client.HTTPConnection, host: str, patience: Patienc
         patience.watch(secured)
         secured.do_handshake()
     except (OSError, ValueError) as error:
-        raise StorageError(f"{host}: no safe connection: {error}") from error
+        raise NoAnswer(f"{host}: no safe connection: {error}") from error
 
 
 def _is_allowed(address: _Address, rules: Imports) -> bool:
@@ -243,7 +302,7 @@ def _ask(
     except (OSError, http.client.HTTPException, ValueError) as error:
         # What the server says instead of an answer is not for the one who asked.
         why = "took too long" if patience.is_over else type(error).__name__
-        raise StorageError(f"{parts.hostname}: no answer: {why}") from error
+        raise NoAnswer(f"{parts.hostname}: no answer: {why}") from error
 
 
 def _pieces(
@@ -259,21 +318,21 @@ def _pieces(
         try:
             piece = response.read1(_PIECE)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise StorageError(f"{name}: the transfer broke off after {came} bytes") from error
+            raise NoAnswer(f"{name}: the transfer broke off after {came} bytes") from error
         if not piece:
             break
         came += len(piece)
         # A server that drips bytes would hold a worker for ever: 1 KiB/s after the first minute.
         passed = time.monotonic() - began
         if passed > seconds and came < (passed - seconds) * _LEAST_SPEED:
-            raise StorageError(f"{name}: comes too slowly")
+            raise NoAnswer(f"{name}: comes too slowly")
         gathered += piece
         if len(gathered) >= _PIECE or passed > seconds:
             patience.rest()
             yield bytes(gathered)
             gathered.clear()
     if patience.is_over or (expected is not None and came != expected):
-        raise StorageError(f"{name}: the transfer broke off after {came} bytes")
+        raise NoAnswer(f"{name}: the transfer broke off after {came} bytes")
     patience.rest()
     if gathered:
         yield bytes(gathered)
