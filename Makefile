@@ -24,7 +24,10 @@ PEERS := qemu-utils qemu-block-extra qemu-system-x86 e2fsprogs dosfstools gdisk 
          xorriso genisoimage udftools dmg2img cloop-utils ploop mtools \
          util-linux cryptsetup-bin xfsprogs btrfs-progs ntfs-3g exfatprogs f2fs-tools squashfs-tools \
          coreutils xz-utils zstd bzip2 gzip lz4 lzop lzip tar libarchive-tools virtinst libvirt-clients \
-         libxml2-utils postgresql swtpm cpio wimtools ovmf u-boot-tools skopeo umoci vagrant openssl osinfo-db pigz
+         libxml2-utils postgresql swtpm cpio wimtools ovmf u-boot-tools skopeo umoci vagrant openssl osinfo-db pigz curl \
+         packer
+# Those of slow tests alone: a compiler, and what Terraform's provider is made of.
+SLOW_PEERS := golang-go golang-github-gophercloud-gophercloud-dev golang-github-gophercloud-utils-dev
 # What compiling a Python binding takes.
 COMPILER := gcc libc6-dev python3-dev
 
@@ -90,13 +93,28 @@ $(STAMPS)/openstack: $(STAMPS)/base
 	@{ { test -x $(OPENSTACK)/bin/python || scripts/make-venv $(PYTHON) $(OPENSTACK); } \
 	    && $(OPENSTACK)/bin/python -m pip install --quiet --upgrade 'pip>=25.1' \
 	    && $(OPENSTACK)/bin/python -m pip install --quiet --no-compile --group openstack \
+	    && $(OPENSTACK)/bin/python -m pip install --quiet --no-compile --no-deps --group compute \
 	    && $(OPENSTACK)/bin/python tests/service/openstack_databases.py; } \
 	    || echo 'OpenStack cannot be installed here; the tests that need it are skipped.'
+	@touch $@
+
+# Ansible comes with all its collections, and wants another release of the SDK; only a slow test asks.
+ANSIBLE := .venv-ansible
+$(STAMPS)/ansible: $(STAMPS)/base
+	@echo 'Installing Ansible in $(ANSIBLE)'
+	@{ { test -x $(ANSIBLE)/bin/python || scripts/make-venv $(PYTHON) $(ANSIBLE); } \
+	    && $(ANSIBLE)/bin/python -m pip install --quiet --upgrade 'pip>=25.1' \
+	    && $(ANSIBLE)/bin/python -m pip install --quiet --no-compile --group ansible; } \
+	    || echo 'Ansible cannot be installed here; the tests that need it are skipped.'
 	@touch $@
 
 .PHONY: programs
 programs:
 	@scripts/apt-install $(foreach peer,$(PEERS),'$(peer)')
+
+.PHONY: slow-programs
+slow-programs:
+	@scripts/apt-install $(SLOW_PEERS)
 
 # What people type ---------------------------------------------------------------------------------
 
@@ -109,7 +127,7 @@ test: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers $(STAMPS)/a
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 .PHONY: test-all
-test-all: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers $(STAMPS)/azurite $(STAMPS)/openstack programs  ## Run the slow tests as well
+test-all: $(STAMPS)/test $(STAMPS)/fuzz $(STAMPS)/images $(STAMPS)/peers $(STAMPS)/azurite $(STAMPS)/openstack $(STAMPS)/ansible programs slow-programs  ## Run the slow tests as well
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: fuzz
@@ -151,6 +169,6 @@ hooks: $(STAMPS)/lint  ## Run the linters before each commit
 
 .PHONY: clean
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(OPENSTACK) demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf $(VENV) $(OPENSTACK) $(ANSIBLE) demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 	    .import_linter_cache fuzz/corpus fuzz/crashes
 	find src tests scripts -name __pycache__ -type d -exec rm -rf {} +

@@ -48,8 +48,15 @@ _POSTGRESQL = sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
 _OWN_FOLDER = os.path.join(sys.prefix, "bin")
 _SYSTEM_FOLDERS = (_OWN_FOLDER, "/usr/sbin", "/sbin", "/usr/local/sbin", *_POSTGRESQL)
 
-# OpenStack's programs need other releases of what we need: `make` gives them an environment.
-_OPENSTACK = Path(__file__).resolve().parents[1] / ".venv-openstack" / "bin"
+# OpenStack's programs need other releases than we do, and Ansible than they: `make` gives each an
+# environment.
+_OPENSTACK = Path(__file__).resolve().parents[1] / ".venv-openstack"
+_ANSIBLE = _OPENSTACK.with_name(".venv-ansible") / "bin/ansible-playbook"
+
+
+# Debian's libraries for Go are their sources.
+_GO = "golang-github-gophercloud"
+_GO_SOURCES = "/usr/share/gocode/src/github.com/gophercloud"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +72,12 @@ class Peer:
     module: bool = False
     """A Python module, not a program."""
     file: str = ""
-    """Neither: the package is there for this file."""
+    """Neither: the package is there for this file; its path may have ``*`` in it."""
 
     def find(self) -> Path | None:
         """Where it is; None where it is not."""
         if self.file:
-            return Path(self.file) if Path(self.file).is_file() else None
+            return next(map(Path, glob.glob(self.file)), None)
         if self.module:
             spec = importlib.util.find_spec(self.name)
             if spec is None or spec.origin is None:
@@ -129,6 +136,7 @@ PEERS = {
         Peer("cat", "coreutils"),
         Peer("gzip", "gzip"),
         Peer("pigz", "pigz"),
+        Peer("curl", "curl"),
         Peer("bzip2", "bzip2"),
         Peer("xz", "xz-utils"),
         Peer("zstd", "zstd"),
@@ -154,15 +162,23 @@ PEERS = {
         Peer("moto", "moto (PyPI)", module=True),
         Peer("azurite-blob", "azurite (npm)"),
         *(
-            Peer(name, f"{package} (PyPI), in .venv-openstack", file=str(_OPENSTACK / program))
-            for name, package, program in (
-                ("keystone", "keystone", "keystone-manage"),
-                ("glance", "glance", "glance-manage"),
-                ("openstack", "python-openstackclient", "openstack"),
-                ("glanceclient", "python-glanceclient", "glance"),
-                ("openstacksdk", "openstacksdk", "openstack-inventory"),
+            Peer(name, f"{package} (PyPI), in .venv-openstack", file=str(_OPENSTACK / file))
+            for name, package, file in (
+                ("keystone", "keystone", "bin/keystone-manage"),
+                ("glance", "glance", "bin/glance-manage"),
+                ("openstack", "python-openstackclient", "bin/openstack"),
+                ("glanceclient", "python-glanceclient", "bin/glance"),
+                ("openstacksdk", "openstacksdk", "bin/openstack-inventory"),
+                ("nova", "nova", "bin/nova-compute"),
+                ("cinder", "cinder", "bin/cinder-volume"),
+                ("libcloud", "apache-libcloud", "lib/*/site-packages/libcloud/__init__.py"),
             )
         ),
+        Peer("ansible", "ansible (PyPI), in .venv-ansible", file=str(_ANSIBLE)),
+        Peer("packer", "packer"),
+        Peer("go", "golang-go"),
+        Peer("gophercloud", f"{_GO}-gophercloud-dev", file=f"{_GO_SOURCES}/gophercloud/doc.go"),
+        Peer("gophercloud-utils", f"{_GO}-utils-dev", file=f"{_GO_SOURCES}/utils/client/doc.go"),
         Peer("virt-install", "virtinst"),
         Peer("virt-xml-validate", "libvirt-clients"),
         Peer("virsh", "libvirt-clients"),
