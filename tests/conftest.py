@@ -1,4 +1,6 @@
-"""What all tests share: the peers' marker and summary, and the real Linux image."""
+"""What all tests share: the peers' marker and summary, how thorough the run is, and the real Linux
+image.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from pathlib import Path
 import pytest
 
 import peers
+import rounds
 from linux import Alpine
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before tests are imported, which ask how often to try."""
+    if "not slow" in config.getoption("markexpr"):
+        rounds.brief()
 
 
 @pytest.fixture(scope="session")

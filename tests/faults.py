@@ -16,12 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from unittest import mock
 
+from rounds import one_of
 from vmimg.errors import VmimgError
 
 __all__ = ["READS", "WRITES", "Faults", "ordeal", "snapshot"]
@@ -38,6 +39,8 @@ MODULES = (
     "vmimg.service.stores.file",
 )
 
+# At each of so many calls there is always a fault: there files are opened and made.
+_FIRST = 10
 READS = frozenset({"preadv", "preadv2", "pread", "read", "lseek", "fstat", "stat", "listdir"})
 WRITES = frozenset(
     {
@@ -179,7 +182,8 @@ def ordeal(
     step: int = 1,
 ) -> int:
     """Run ``operation`` in a directory that ``prepare`` fills, with a fault at every call that it
-    makes (at every ``step``-th), until it makes no more; returns how many there were.
+    makes (at every ``step``-th; behind the first few, at fewer where time matters), until it makes
+    no more; returns how many there were.
 
     Whatever fails: an error of vmimg comes out, or the result is the one that it is without a
     fault; no thread is left, no descriptor, and no file. After an error all files are as they were;
@@ -189,7 +193,8 @@ def ordeal(
     prepare(_fresh(expected))
     operation(expected)
     result = snapshot(expected)
-    for at in count(1, step):
+    for turn in chain(range(_FIRST), count(_FIRST, one_of())):
+        at = 1 + turn * step
         place = _fresh(folder / "place")
         prepare(place)
         before, descriptors = snapshot(place), _descriptors()

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rounds import rounds
 from vmimg.disk.stack import Disk
 from vmimg.storage.base import Buffer
 from vmimg.storage.memory import MemoryStorage
@@ -149,10 +150,12 @@ def near_flushes(log: Log) -> set[int]:
 
 
 def chosen_steps(log: Log, near: int, others: int) -> set[int]:
-    """So many of the steps around the flushes, some of all, and the last."""
+    """So many of the steps around the flushes, some of all (fewer where time matters), and the
+    last.
+    """
     steps = range(len(log) + 1)
-    chosen = set(random.Random(2).sample(sorted(near_flushes(log) & set(steps)), near))
-    return chosen | set(random.Random(3).sample(steps, others)) | {len(log)}
+    chosen = set(random.Random(2).sample(sorted(near_flushes(log) & set(steps)), rounds(near)))
+    return chosen | set(random.Random(3).sample(steps, rounds(others))) | {len(log)}
 
 
 def left_at(begin: bytes, log: Log, steps: set[int]) -> Iterator[tuple[int, bytes]]:

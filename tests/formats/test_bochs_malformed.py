@@ -28,6 +28,7 @@ from damaged import (
     put_cases,
     put_through,
 )
+from rounds import rounds
 
 MIB = 1 << 20
 MAP = 512
@@ -174,7 +175,7 @@ def test_the_images_are_fine_before_anything_is_made_wrong(tmp_path: Path) -> No
 def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(1)
     paths = []
-    for number in range(80):
+    for number in range(rounds(80)):
         image = bytearray(bases()[dice.choice(("plain", "old"))])
         for _ in range(dice.choice((1, 1, 2, 5))):
             place = dice.choice((*range(64, 96, 4), *range(MAP, MAP + 24, 4)))

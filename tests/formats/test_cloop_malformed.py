@@ -27,6 +27,7 @@ from damaged import (
     put_cases,
     put_through,
 )
+from rounds import rounds
 
 BLOCK = 65536
 COUNT = 6
@@ -178,7 +179,7 @@ def test_the_images_are_fine_before_anything_is_made_wrong(tmp_path: Path) -> No
 def test_random_damage_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(1)
     images, paths = bases(), []
-    for number in range(100):
+    for number in range(rounds(100)):
         image = bytearray(images[dice.choice(tuple(images))])
         for _ in range(dice.choice((1, 1, 2, 5))):
             tail = range(len(image) - 200, len(image) - 4)

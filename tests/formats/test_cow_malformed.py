@@ -29,6 +29,7 @@ from damaged import (
     put_cases,
     put_through,
 )
+from rounds import rounds
 
 SECTORS = 1000
 PRESENT = [*range(0, 300, 2), *range(600, 700), 999]
@@ -149,7 +150,7 @@ def test_the_images_are_fine_before_anything_is_made_wrong(tmp_path: Path) -> No
 def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(1)
     paths = []
-    for number in range(60):
+    for number in range(rounds(60)):
         file = bytearray(FILES[dice.choice(list(BASES))])
         for _ in range(dice.choice((1, 1, 2, 5))):
             place = dice.choice(

@@ -25,6 +25,7 @@ from powerfail import (
     possible,
     writers,
 )
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
@@ -128,7 +129,7 @@ OPERATIONS = operation_lists([1, 512, 5000, 65536, 300_000, 1 << 20], [1, 512, 4
 
 @pytest.mark.parametrize("origin", ["32 bits", "64 bits"])
 @given(operations=OPERATIONS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(15), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes(origin: str, operations: list[Operation]) -> None:
     with tempfile.TemporaryDirectory() as name:
         image, content = start_from(origin, Path(name))
@@ -234,7 +235,7 @@ def test_the_power_may_fail_at_any_moment(tmp_path: Path, full_length: bool) -> 
     storage, expected = record(path, content)
     source = random.Random(5)
     image = tmp_path / "image.cow"
-    for step in sorted(source.choices(range(len(storage.log)), k=80)):
+    for step in sorted(source.choices(range(len(storage.log)), k=rounds(80))):
         file = after_power_failure(
             path.read_bytes(), storage.log, step, source, full_length=full_length
         )

@@ -34,6 +34,7 @@ from dmg_by_hand import (
     Partition,
     encrypted,
 )
+from rounds import rounds
 
 DATA = bytes(range(256)) * 256
 SECTORS = len(DATA) // 512
@@ -349,7 +350,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     files, paths = bases(), []
     made = image("fork")
     made.build()
-    for number in range(120):
+    for number in range(rounds(120)):
         name = dice.choice(("list", "fork", "front", "encrypted"))
         file = bytearray(files[name])
         for _ in range(dice.choice((1, 1, 2, 5))):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from damaged import Outcome, any_value, complaints, objections, put_cases, put_through
+from rounds import rounds
 from vmimg.formats.info import image_info
 from vmimg.formats.iso import structures as s
 
@@ -223,7 +224,7 @@ def test_the_disc_is_fine_before_anything_is_made_wrong(tmp_path: Path) -> None:
 def test_random_damage_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(5)
     paths = []
-    for index in range(100):
+    for index in range(rounds(100)):
         image = disc()
         for _ in range(dice.choice((1, 2, 5, 20))):
             sector = dice.choice((PVD, BOOT, SVD, CATALOGUE, ROOT, CONTINUATION, ANCHOR, SEQUENCE))

@@ -16,6 +16,7 @@ from test_luks_read import by_hand_file, content_of, cryptsetup
 import luks_by_hand as by_hand
 from damaged import Outcome, missed, objections, put_through
 from luks_by_hand import HEADER, PASSPHRASE, PAYLOAD
+from rounds import rounds
 from samples import awkward_disk
 from vmimg.formats.checking import check
 from vmimg.transfer.create import create
@@ -335,7 +336,7 @@ def test_a_malformed_volume_is_one_clear_error(
 def test_volumes_with_random_damage_do_no_harm(bases: dict[int, bytes], tmp_path: Path) -> None:
     dice = random.Random(11)
     images = []
-    for number in range(60):
+    for number in range(rounds(60)):
         version = 1 + number % 2
         file = bytearray(bases[version])
         if version == 1:

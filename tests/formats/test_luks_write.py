@@ -16,6 +16,7 @@ import luks_by_hand as by_hand
 import peers
 from luks_by_hand import KEY, PASSPHRASE, PAYLOAD, xts
 from model import Operation, Twins, operation_lists
+from rounds import rounds
 from samples import awkward_disk
 from vmimg.errors import LockedImage, OptionError, StorageError
 from vmimg.formats.checking import check
@@ -225,7 +226,7 @@ UNITS = (1, 1, 512, 4096)
 
 @pytest.mark.parametrize("sector_size", [512, 4096])
 @given(operations=operation_lists(LENGTHS, UNITS, most=20))
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=rounds(10), deadline=None, suppress_health_check=list(HealthCheck))
 def test_it_holds_what_was_written_last(sector_size: int, operations: list[Operation]) -> None:
     content = awkward_disk(256 << 10)
     file, _ = by_hand.volume(content, sector_size=sector_size)

@@ -45,6 +45,7 @@ from parallels_by_hand import (
     Image,
     tree,
 )
+from rounds import rounds
 
 MIB = 1 << 20
 CLUSTER = 65536
@@ -210,7 +211,7 @@ def test_the_images_are_fine_before_anything_is_made_wrong(tmp_path: Path) -> No
 def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(1)
     paths = []
-    for number in range(100):
+    for number in range(rounds(100)):
         image = bytearray(bases()[dice.choice(("ext", "old", "bitmap"))])
         for _ in range(dice.choice((1, 1, 2, 5))):
             place = dice.choice((*range(16, BAT + 24, 4), 5 * CLUSTER + 4 * dice.randrange(20)))
@@ -383,7 +384,7 @@ def test_a_malformed_descriptor_is_one_clear_error(
 def test_random_damage_to_a_descriptor_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(2)
     paths = []
-    for number in range(100):
+    for number in range(rounds(100)):
         bundle, _ = tree(cluster=4096)
         text = bytearray(bundle.xml().encode())
         for _ in range(dice.choice((1, 2, 5))):

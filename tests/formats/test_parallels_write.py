@@ -30,6 +30,7 @@ from powerfail import (
     next_operation,
     record,
 )
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vmimg.disk.stack import Disk
 from vmimg.errors import FormatError, OptionError, UnsupportedFeature, VmimgError
@@ -257,7 +258,7 @@ OPERATIONS = operation_lists(
      "plain-bundle", "ploop"],
 )  # fmt: skip
 @given(operations=OPERATIONS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(12), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_others_read(origin: str, operations: list[Operation]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import peers
+from rounds import rounds
 from vmimg import storage
 from vmimg.errors import FormatError, OptionError, StorageError, VmimgError
 from vmimg.formats.driver import CheckReport
@@ -366,7 +367,7 @@ def test_both_find_after_a_repair_what_qemu_img_leaves(
 
 
 @settings(
-    max_examples=60,
+    max_examples=rounds(60),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -401,7 +402,7 @@ def _stops(file: storage.Storage) -> bool:
         return True
 
 
-@settings(max_examples=150, deadline=20000)
+@settings(max_examples=rounds(150), deadline=20000)
 @given(data=st.data())
 def test_anything_gives_a_report_or_one_error(
     originals: Callable[[str], Image], data: st.DataObject

@@ -26,6 +26,7 @@ from powerfail import (
     possible,
     writers,
 )
+from rounds import rounds
 from vmimg.disk.stack import Disk
 from vmimg.formats.opening import open_disk
 from vmimg.formats.qcow2.allocation import WritableQcow2Layer
@@ -100,7 +101,7 @@ def test_the_power_may_fail_at_any_moment(tmp_path: Path, options: str, used: bo
     storage, expected = record(begin, content, seed=4, count=40)
     source = random.Random(5)
     image = tmp_path / "image.qcow2"
-    for step in sorted(source.sample(range(len(storage.log)), min(40, len(storage.log)))):
+    for step in sorted(source.sample(range(len(storage.log)), rounds(min(40, len(storage.log))))):
         image.write_bytes(after_power_failure(begin.read_bytes(), storage.log, step, source))
         verify(image, expected[step], content if used else None)
 
@@ -111,7 +112,7 @@ def test_a_killed_writer_leaves_a_consistent_image(tmp_path: Path) -> None:
     image = tmp_path / "image.qcow2"
     flushes = 0
     with writers("test_qcow2_crash") as write_until_killed:
-        for turn in range(50):
+        for turn in range(rounds(50)):
             begin, content = begins[turn % len(begins)]
             image.write_bytes(begin.read_bytes())
             seed = source.randrange(1 << 30)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 import peers
 from model import Operation, Twins, operation_lists
+from rounds import rounds
 from samples import awkward_disk, border_disk
 from vmimg.disk.extent import Kind
 from vmimg.errors import FormatError, LockedImage, OptionError
@@ -339,7 +340,7 @@ UNITS = (1, 1, 512, 4096, 65536)
     ids=str,
 )  # fmt: skip
 @given(operations=operation_lists(LENGTHS, UNITS, most=16))
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=rounds(5), deadline=None, suppress_health_check=list(HealthCheck))
 def test_it_holds_what_was_written_last(options: Options, operations: list[Operation]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "a.qcow2"

@@ -25,6 +25,7 @@ from damaged import (
     objections,
     put_through,
 )
+from rounds import rounds
 from vmimg.formats.qcow2 import structures as s
 from vmimg.formats.qcow2.header import Qcow2Header, read_header
 from vmimg.formats.qcow2.snapshots import read_snapshots
@@ -436,7 +437,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(
 ) -> None:
     dice = random.Random(seed)
     paths = []
-    for number in range(40):
+    for number in range(rounds(40)):
         image = Bytes(bases[dice.choice(sorted(bases))])
         head = image.header
         places = [

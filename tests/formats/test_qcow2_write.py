@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import peers
 from model import Operation, Twins, operation_lists
+from rounds import rounds, some
 from vmimg.disk.extent import Kind
 from vmimg.disk.policy import ParentPolicy
 from vmimg.disk.stack import Disk
@@ -92,7 +93,7 @@ def some_content(size: int, seed: int) -> bytearray:
     size=st.sampled_from(SIZES),
     seed=st.integers(0, 1 << 16),
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(12), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_qemu_reads(
     options: str,
     operations: list[Operation],
@@ -412,7 +413,7 @@ def test_a_failing_write_at_any_point_leaves_a_consistent_image(
     peers.run("qemu-img", "convert", "-O", "qcow2", "-c", "-o", options, tmp_path / "raw", origin)
     peers.run("qemu-img", "snapshot", "-c", "s", origin)
     failed = 0
-    for after in [*range(12), *range(12, 80, 5), 10_000]:
+    for after in some([*range(12), *range(12, 80, 5), 10_000]):
         image.write_bytes(origin.read_bytes())
         source = random.Random(after)
         model = np.frombuffer(start, np.uint8).copy()

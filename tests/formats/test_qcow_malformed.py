@@ -28,6 +28,7 @@ from damaged import (
     put_through,
 )
 from qcow_by_hand import COMPRESSED, Image
+from rounds import rounds
 
 CLUSTER = 4096
 LETTERS = "ppcc.p" + "." * 62 + "pc"
@@ -212,7 +213,7 @@ def test_the_images_are_fine_before_anything_is_made_wrong(tmp_path: Path) -> No
 def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(1)
     paths = []
-    for number in range(80):
+    for number in range(rounds(80)):
         base = dice.choice(list(BASES))
         image, file = BASES[base], bytearray(FILES[base])
         tables = [place for start in image.l2.values() for place in range(start, start + 512, 4)]

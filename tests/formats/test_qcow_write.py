@@ -25,6 +25,7 @@ from powerfail import (
     writers,
 )
 from qcow_by_hand import COMPRESSED, L2_BITS, Image
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vmimg.codecs import LEVELS, Level
 from vmimg.disk.stack import Disk
@@ -178,7 +179,7 @@ OPERATIONS = operation_lists(
 
 @pytest.mark.parametrize("origin", ["qemu", "qemu compressed", "small clusters", "large clusters"])
 @given(operations=OPERATIONS)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(10), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_others_read(origin: str, operations: list[Operation]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -317,7 +318,7 @@ def test_the_power_may_fail_at_any_moment(tmp_path: Path, full_length: bool) -> 
     storage, expected = record(path, content)
     source = random.Random(5)
     image = tmp_path / "image.qcow"
-    for step in sorted(source.choices(range(len(storage.log)), k=80)):
+    for step in sorted(source.choices(range(len(storage.log)), k=rounds(80))):
         file = after_power_failure(
             path.read_bytes(), storage.log, step, source, full_length=full_length
         )

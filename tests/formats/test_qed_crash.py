@@ -21,6 +21,7 @@ from powerfail import (
     writers,
 )
 from qed_by_hand import FEATURES, NEED_CHECK, ZERO, Image, flat
+from rounds import rounds
 from vmimg.disk.stack import Disk
 from vmimg.errors import StorageError
 from vmimg.formats.checking import check
@@ -100,7 +101,7 @@ def test_the_power_may_fail_at_any_moment(tmp_path: Path, name: str, full_length
     begin, storage, expected = record(name, seed=4, count=30)
     source = random.Random(5)
     image = tmp_path / "image.qed"
-    for step in sorted(source.sample(range(len(storage.log)), 30)):
+    for step in sorted(source.sample(range(len(storage.log)), rounds(30))):
         file = after_power_failure(begin, storage.log, step, source, full_length=full_length)
         image.write_bytes(file)
         if step % 4 == 0:
@@ -113,7 +114,7 @@ def test_a_killed_writer_leaves_a_consistent_image(tmp_path: Path) -> None:
     image = tmp_path / "image.qed"
     flushes = 0
     with writers("test_qed_crash") as write_until_killed:
-        for turn in range(15):
+        for turn in range(rounds(15)):
             file, content = made(sorted(IMAGES)[turn % len(IMAGES)])
             image.write_bytes(file)
             seed = source.randrange(1 << 30)

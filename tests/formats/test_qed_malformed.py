@@ -18,6 +18,7 @@ import pytest
 import qed_by_hand as by_hand
 from damaged import MAX_MIB, MAX_SECONDS, Outcome, any_value, missed, objections, put_through
 from qed_by_hand import NO_PROBE, ZERO, Image
+from rounds import rounds
 
 MIB = 1 << 20
 CLUSTER = 4096
@@ -229,7 +230,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(1)
     (tmp_path / "base.raw").write_bytes(bytes(MIB))
     paths = []
-    for number in range(80):
+    for number in range(rounds(80)):
         image = bytearray(bases()[dice.choice(("plain", "child"))])
         for _ in range(dice.choice((1, 1, 2, 5))):
             place = dice.choice((*range(4, 64, 4), *range(L1, L1 + 16, 4), *range(L2, L2 + 24, 4)))

@@ -16,6 +16,7 @@ import peers
 import qed_by_hand as by_hand
 from model import Operation, Twins, operation_lists
 from qed_by_hand import NEED_CHECK, NO_PROBE, ZERO, Image, flat
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vmimg.disk.extent import Kind
 from vmimg.disk.policy import ParentPolicy
@@ -259,7 +260,7 @@ def start_from(origin: str, folder: Path) -> tuple[Path, bytes]:
 @pytest.mark.peer("qemu-img")
 @pytest.mark.parametrize("origin", ["qemu", "empty", "by hand", "overlay", "unclosed"])
 @given(operations=OPERATIONS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(12), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_qemu_reads(origin: str, operations: list[Operation]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -28,6 +28,7 @@ from damaged import (
     put_cases,
     put_through,
 )
+from rounds import rounds
 from vdi_by_hand import DIFF, FREE, ZERO, Image
 
 MIB = 1 << 20
@@ -194,7 +195,7 @@ def test_the_images_are_fine_before_anything_is_made_wrong(tmp_path: Path) -> No
 def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(1)
     paths = []
-    for number in range(80):
+    for number in range(rounds(80)):
         image = bytearray(bases()[dice.choice(("plain", "old", "extra", "child"))])
         for _ in range(dice.choice((1, 1, 2, 5))):
             place = dice.choice((*range(64, 84, 4), *range(340, 472, 4), *range(MAP, MAP + 24, 4)))

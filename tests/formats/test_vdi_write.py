@@ -18,6 +18,7 @@ import peers
 import vdi_by_hand as by_hand
 from model import Operation, Twins, operation_lists
 from powerfail import Recorder, last_flush
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vdi_by_hand import DIFF, FREE, ZERO, Image, flat
 from vmimg.disk.extent import Kind
@@ -296,7 +297,7 @@ OPERATIONS = operation_lists(
     ["qemu", "qemu static", "version 0", "version 1", "extra data", "small blocks", "overlay"],
 )
 @given(operations=OPERATIONS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_others_read(origin: str, operations: list[Operation]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

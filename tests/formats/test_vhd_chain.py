@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import peers
 import vhd_by_hand as hand
 from model import Operation, Twins, operation_lists
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vmimg.disk.extent import Kind
 from vmimg.disk.layer import ParentRef
@@ -158,7 +159,7 @@ OPERATIONS = operation_lists([1, 100, 512, 4096, 5000, 40_000], [1, 512], most=2
     length=st.sampled_from([SIZE, SIZE // 2 // 512 * 512]),
     seed=st.integers(0, 1 << 16),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_above_a_parent(
     operations: list[Operation], block: int, length: int, seed: int
 ) -> None:

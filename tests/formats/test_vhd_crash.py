@@ -27,6 +27,7 @@ from powerfail import (
     possible,
     writers,
 )
+from rounds import rounds
 from vmimg.disk.stack import Disk
 from vmimg.formats.checking import check
 from vmimg.formats.opening import open_disk
@@ -115,7 +116,7 @@ def test_the_power_may_fail_at_any_moment(tmp_path: Path, make: Make) -> None:
     source = random.Random(5)
     image = tmp_path / "image.vhd"
     lost = 0
-    for step in sorted(source.sample(range(len(storage.log)), 40)):
+    for step in sorted(source.sample(range(len(storage.log)), rounds(40))):
         image.write_bytes(after_power_failure(begin.read_bytes(), storage.log, step, source))
         # The footer at the end may be lost; the copy in front is there, and repair brings it back.
         verify(image, expected[step], (0, 2, 3))
@@ -134,7 +135,7 @@ def test_a_killed_writer_leaves_a_consistent_image(tmp_path: Path) -> None:
     source = random.Random(6)
     flushes = 0
     with writers("test_vhd_crash") as write_until_killed:
-        for turn in range(30):
+        for turn in range(rounds(30)):
             begin, content = begins[turn % len(begins)]
             image = begin.with_name("image.vhd")
             image.write_bytes(begin.read_bytes())

@@ -21,6 +21,7 @@ import pytest
 import damaged
 import vhd_by_hand as hand
 from damaged import MAX_MIB, MAX_SECONDS, ORDEAL, Outcome, any_value, missed, objections
+from rounds import rounds
 from vmimg.formats.vhd import structures as s
 
 BLOCK = 16384
@@ -290,7 +291,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(3)
     (tmp_path / "base.vhd").write_bytes(hand.dynamic(NOISE))
     paths = []
-    for number in range(80):
+    for number in range(rounds(80)):
         image = bytearray(BASES[dice.choice(("dynamic", "chain", "chain"))])
         places = [*range(8, 84, 4), *range(520, 570, 4), *range(1088, 1130, 4)]
         places += range(1536, 1536 + 120, 4)

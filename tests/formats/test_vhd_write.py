@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import peers
 import vhd_by_hand as hand
 from model import Operation, Twins, operation_lists
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vmimg.disk.extent import Kind
 from vmimg.disk.stack import Disk
@@ -211,7 +212,7 @@ def by_hand(path: Path, content: bytes) -> None:
     size=st.sampled_from([5 * MIB, 4 * MIB + 1536, 1000960]),
     seed=st.integers(0, 1 << 16),
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(12), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_qemu_reads(
     origin: Callable[[Path, bytes], None],
     operations: list[Operation],

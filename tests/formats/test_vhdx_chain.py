@@ -20,6 +20,7 @@ from test_vhdx_read import by_pyvhdi, content_of
 import peers
 import vhdx_by_hand as by_hand
 from model import Operation, Twins, operation_lists
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vhdx_by_hand import (
     DATA_GUID,
@@ -359,7 +360,7 @@ OPERATIONS = operation_lists([1, 512, 4096, 5000, 200_000, MIB, 3 * MIB], [1, 40
     size=st.sampled_from([8 * MIB, 5 * MIB + 4096]),
     shorter=st.sampled_from([0, MIB + 4096]),
 )
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(10), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_above_a_parent(
     logical: int,
     operations: list[Operation],

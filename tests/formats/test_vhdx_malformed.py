@@ -17,6 +17,7 @@ import pytest
 
 import vhdx_by_hand as by_hand
 from damaged import Outcome, any_value, complaints, missed, objections, put_through
+from rounds import rounds
 from vhdx_by_hand import (
     BAT,
     FULL,
@@ -357,7 +358,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(tmp_path: Path) -> None:
     dice = random.Random(1)
     by_hand.make(SIZE, {}).save(tmp_path / "parent.vhdx")
     paths = []
-    for number in range(40):
+    for number in range(rounds(40)):
         image = copy(dice.choice(sorted(BASES)))
         places = [
             *(start + n for start in HEADERS for n in range(0, 80, 4)),

@@ -15,6 +15,7 @@ from test_vhdx_read import by_dissect, by_pyvhdi, content_of
 import peers
 import vhdx_by_hand as by_hand
 from model import Operation, Twins, operation_lists
+from rounds import rounds
 from samples import awkward_disk, write_sparse
 from vhdx_by_hand import BAT, FULL, MIB
 from vmimg.disk.extent import Kind
@@ -199,7 +200,7 @@ OPERATIONS = operation_lists([1, 512, 4096, 5000, 200_000, MIB, 3 * MIB], [1, 40
     ],
 )
 @given(operations=OPERATIONS, size=st.sampled_from(SIZES), maker=st.booleans())
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(5), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_qemu_reads(
     options: str, operations: list[Operation], size: int, maker: bool
 ) -> None:

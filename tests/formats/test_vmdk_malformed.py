@@ -17,6 +17,7 @@ import pytest
 
 import damaged
 from damaged import Outcome, any_value, missed, objections
+from rounds import rounds
 from samples import awkward_disk
 from vmdk_by_hand import NOWHERE, Sparse, cowd, descriptor, hosted, marker, se_sparse, stream
 
@@ -346,7 +347,7 @@ def test_random_damage_to_metadata_never_ends_otherwise(seed: int, tmp_path: Pat
     dice = random.Random(seed)
     sound = bases()
     paths = []
-    for number in range(40):
+    for number in range(rounds(40)):
         base = dice.choice(sorted(sound))
         image = bytearray(sound[base])
         if base == "text":

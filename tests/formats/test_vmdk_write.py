@@ -15,6 +15,7 @@ import peers
 import powerfail
 from model import Operation, Twins, operation_lists
 from powerfail import Expected, Recorder, after_power_failure, agrees, left_at
+from rounds import rounds
 from vmdk_by_hand import cowd, descriptor, hosted, se_sparse, stream
 from vmimg.disk.stack import Disk
 from vmimg.errors import FormatError, StorageError, UnsupportedFeature, VmimgError
@@ -88,7 +89,7 @@ def by_qemu(image: Path) -> bytes:
     size=st.sampled_from(SIZES),
     seed=st.integers(0, 1 << 16),
 )
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(8), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_writes_leave_what_qemu_reads(
     kind: str, operations: list[Operation], child: bool, size: int,
     seed: int,

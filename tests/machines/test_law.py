@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from machine_samples import RICH, SMALL, machines
+from rounds import rounds
 from vmimg.errors import OptionError, VmimgError
 from vmimg.machines.dialect import Written
 from vmimg.machines.losses import Loss, foreign, without
@@ -26,7 +27,7 @@ BOTH = [name for name, dialect in DIALECTS.items() if dialect.writes and dialect
 PAIRS = [(one, other) for one in BOTH for other in BOTH if one != other]
 
 _steadily = settings(
-    max_examples=25,
+    max_examples=rounds(25),
     derandomize=True,
     deadline=None,
     database=None,
@@ -195,7 +196,7 @@ def test_what_two_dialects_can_say_survives_from_one_to_the_other(one: str, othe
 
 
 @pytest.mark.parametrize("one", BOTH)
-@settings(_steadily, max_examples=3)
+@settings(_steadily, max_examples=rounds(3))
 @given(machine=machines())
 def test_any_machine_survives_as_far_as_two_dialects_can_say_it(one: str, machine: Machine) -> None:
     for other in BOTH:

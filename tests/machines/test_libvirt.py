@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 import peers
 from machine_samples import RICH, SMALL, machines
+from rounds import rounds
 from vmimg.errors import FormatError, UnsupportedFeature, VmimgError
 from vmimg.machines.dialects import libvirt
 from vmimg.machines.losses import without
@@ -82,7 +83,7 @@ def _absolute(machine: Machine) -> Machine:
 
 
 @pytest.mark.peer("virt-xml-validate")
-@settings(_steadily, max_examples=15)
+@settings(_steadily, max_examples=rounds(15))
 @given(machine=machines())
 def test_libvirts_own_schema_accepts_whatever_is_written(tmp_path: Path, machine: Machine) -> None:
     path = tmp_path / "domain.xml"
@@ -385,7 +386,7 @@ def test_a_domain_that_breaks_the_rules_is_one_clear_line(name: str) -> None:
     assert str(raised.value).startswith("evil.xml: ") and "\n" not in str(raised.value)
 
 
-@settings(_steadily, max_examples=12)
+@settings(_steadily, max_examples=rounds(12))
 @given(machine=machines().map(lambda machine: replace(machine, snapshots=())))
 def test_a_description_cut_anywhere_is_read_or_refused(machine: Machine) -> None:
     data = libvirt.write(machine).data
