@@ -44,6 +44,7 @@ _METADEF_CHANGE: Final = "rule:metadef_admin"
 DEFAULTS: Final[Mapping[str, str]] = {
     "add_image": "role:admin or (role:member and owner)",
     "delete_image": _OWN,
+    "restore_image": "role:admin",
     "get_image": _READ,
     "get_images": "role:admin or role:reader",
     "modify_image": _OWN,

@@ -80,6 +80,8 @@ class Catalogue(_Section):
 
     metadefs: bool = True
     """The standard metadata definitions, of OpenStack's services; each is put in once."""
+    keep_deleted_seconds: float = Field(default=0, ge=0, le=366 * 86_400)
+    """How long the data of deleted images stays, so that administrators can take it back."""
 
 
 class Store(_Section):

@@ -1,6 +1,7 @@
 """What a running service does by itself, now and then.
 
-It says that it is alive, ends what others left behind that are not, and deletes what waits for it.
+It says that it is alive, ends what others left behind that are not, and deletes what waits for it,
+or was kept for long enough.
 One thread, one round at a time. Imports data and the catalogue.
 """
 
@@ -11,7 +12,7 @@ import threading
 
 from vmimg.errors import StorageError
 from vmimg.service.catalogue import journal, tasks
-from vmimg.service.data.removal import recover
+from vmimg.service.data.removal import purge, recover
 from vmimg.service.service import Service
 
 __all__ = ["Upkeep"]
@@ -52,5 +53,6 @@ class Upkeep:
             tasks.alive(connection, self._service.node)
             tasks.release(connection)
             tasks.forget(connection)
+        purge(self._service)
         recover(self._service)
         self._service.cache.clean()

@@ -7,11 +7,11 @@ from typing import Final
 from starlette.responses import JSONResponse, Response
 
 from vmimg.service.api.creating import create
-from vmimg.service.api.finding import image_for
+from vmimg.service.api.finding import image_for, missing
 from vmimg.service.api.listing import PARAMETERS, show_page
 from vmimg.service.api.patching import MEDIA, patch
 from vmimg.service.api.showing import shown
-from vmimg.service.catalogue import images
+from vmimg.service.catalogue import deletion
 from vmimg.service.data.removal import discard
 from vmimg.service.http.errors import forbidden, not_found
 from vmimg.service.http.operation import JSON, Call, Operation
@@ -35,10 +35,21 @@ def remove(call: Call) -> Response:
         record, _ = image_for(call, connection, "delete_image", lock=True, absent=_ABSENT)
         if record.protected:
             raise forbidden(f"Image {record.id} is protected and cannot be deleted.")
-        if not images.bury(connection, record.id, service.node):
+        keep = service.settings.catalogue.keep_deleted_seconds > 0
+        if not deletion.bury(connection, record, service.node, keep=keep):
             raise not_found(_ABSENT.format(record.id))
     discard(service, record.id)
     service.cache.leave(record.id)
+    return Response(status_code=204)
+
+
+def restore(call: Call) -> Response:
+    """Take the deletion of an image back, as long as its data is kept."""
+    image_id = call.path["image_id"]
+    call.require("restore_image")
+    with call.service.database.begin() as connection:
+        if not deletion.restore(connection, image_id):
+            raise missing(image_id)
     return Response(status_code=204)
 
 
@@ -69,5 +80,9 @@ OPERATIONS = (
     Operation(
         "DELETE", "/v2/images/{image_id}", remove, "Delete an image",
         {204: "deleted", 403: "protected, or not allowed", 404: "there is none"},
+    ),
+    Operation(
+        "POST", "/v2/images/{image_id}/actions/restore", restore, "Take a deletion back",
+        {204: "as it was", 403: "not allowed", 404: "nothing is kept of such an image"},
     ),
 )  # fmt: skip

@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from vmimg.service.catalogue import journal, tables
+from vmimg.service.catalogue import tables
 from vmimg.service.catalogue.database import now
 
 __all__ = ["COLUMNS", "ImageRecord", "Location", "create", "find", "find_all", "load", "transition"]
@@ -210,35 +210,6 @@ def transition(
     return done.rowcount == 1
 
 
-def bury(connection: Connection, image_id: str, node: str) -> bool:
-    """The image is deleted: its row stays, so that its identifier is not given out again.
-
-    Its bytes are noted to be deleted; those that still arrive are, when they are all there. False
-    if somebody else deleted it first.
-    """
-    i, j = tables.images, tables.journal
-    time = now()
-    done = connection.execute(
-        update(i)
-        .where(i.c.id == image_id, i.c.deleted_at.is_(None))
-        .values(status="deleted", deleted_at=time, updated_at=time, properties={}, tags=[])
-    )
-    if done.rowcount != 1:
-        return False
-    for location in take_locations(connection, image_id):
-        assert location.store is not None and location.key is not None
-        entry = journal.Entry(location.store, location.key, image_id, journal.DELETING, node)
-        journal.open(connection, entry)
-    connection.execute(
-        update(j)
-        .where(j.c.image_id == image_id, j.c.purpose == journal.STAGING)
-        .values(purpose=journal.DELETING)
-    )
-    members = tables.members
-    connection.execute(delete(members).where(members.c.image_id == image_id))
-    return True
-
-
 def change(connection: Connection, image_id: str, **values: Any) -> None:
     """Other values in the image's columns."""
     connection.execute(
@@ -275,12 +246,3 @@ def is_taken(connection: Connection, store: str, key: str) -> bool:
 def remove_location(connection: Connection, location_id: int) -> None:
     """The image is not there any more, as far as the catalogue knows."""
     connection.execute(delete(tables.locations).where(tables.locations.c.id == location_id))
-
-
-def take_locations(connection: Connection, image_id: str) -> list[Location]:
-    """Take from the image what of its bytes lies in stores of ours; it has none afterwards."""
-    where = tables.locations
-    rows = connection.execute(select(where).where(where.c.image_id == image_id)).all()
-    connection.execute(delete(where).where(where.c.image_id == image_id))
-    found = [Location(row.id, row.store, row.key, row.url, row.metadata) for row in rows]
-    return [location for location in found if location.store and location.key]

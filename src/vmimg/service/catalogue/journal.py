@@ -17,14 +17,16 @@ from vmimg.service.catalogue import tables
 from vmimg.service.catalogue.database import now
 
 __all__ = [
-    *("DELETING", "STAGING", "WRITING", "Entry", "abandoned", "alive", "close", "deleting"),
-    *("give_up", "keep", "open", "settle", "staged", "to_delete"),
+    *("DELETING", "PENDING", "STAGING", "WRITING", "Entry", "abandoned", "alive", "close"),
+    *("deleting", "give_up", "keep", "open", "settle", "staged", "to_delete", "turn"),
 ]
 
 WRITING: Final = "writing"
 STAGING: Final = "staging"
 """In the staging area, for an import: kept over a restart."""
 DELETING: Final = "deleting"
+PENDING: Final = "pending"
+"""Of a deleted image, which can still be taken back."""
 
 _SILENCE: Final = timedelta(minutes=2)
 
@@ -82,6 +84,13 @@ def to_delete(connection: Connection, store: str, key: str) -> None:
     """They will not become an image's: they are to be deleted."""
     j = tables.journal
     connection.execute(update(j).where(j.c.store == store, j.c.key == key).values(purpose=DELETING))
+
+
+def turn(connection: Connection, image_id: str, before: str, after: str) -> None:
+    """What of the image's bytes was there for one purpose is for another."""
+    j = tables.journal
+    mine = j.c.image_id == image_id, j.c.purpose == before
+    connection.execute(update(j).where(*mine).values(purpose=after))
 
 
 def keep(connection: Connection, store: str, key: str) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 
 from vmimg.errors import StorageError
-from vmimg.service.catalogue import images, journal
+from vmimg.service.catalogue import deletion, images, journal
 from vmimg.service.catalogue.database import DatabaseGone
 from vmimg.service.service import Service
 from vmimg.service.stores.base import NotFound, StoreUnreachable
 
-__all__ = ["discard", "recover"]
+__all__ = ["discard", "purge", "recover"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +25,15 @@ def discard(service: Service, image_id: str) -> None:
             _delete(service, entry)
     except DatabaseGone as error:
         _log.warning("bytes are deleted later: %s", error, extra={"image": image_id})
+
+
+def purge(service: Service) -> None:
+    """Delete what was kept of deleted images, of those whose time is over."""
+    with service.database.read() as connection:
+        over = deletion.overdue(connection, service.settings.catalogue.keep_deleted_seconds)
+    for image_id in over:
+        with service.database.begin() as connection:
+            deletion.purge(connection, image_id)
 
 
 def recover(service: Service, *, starting: bool = False) -> None:
