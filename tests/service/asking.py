@@ -16,16 +16,29 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
-from vmimg.service.identity.caller import Caller
+from vmimg.service.identity.caller import ANYONE, Caller
 from vmimg.service.service import Service
 
-__all__ = ["OLD_PATCH", "PATCH", "WHO", "Asked", "Child", "Client", "free_port", "start_service"]
+__all__ = [
+    *("OLD_PATCH", "PATCH", "WHO", "Asked", "Child", "Client", "free_port", "start_service"),
+    "who_asks",
+]
 
 PATCH = "application/openstack-images-v2.1-json-patch"
 OLD_PATCH = "application/openstack-images-v2.0-json-patch"
 WHO = "x-test-caller"
 """The header that says who asks, to the service in this process."""
+
+
+async def who_asks(request: Request) -> Caller:
+    """Whoever the header names; without one, an administrator of no project."""
+    said = request.headers.get(WHO)
+    if said is None:
+        return ANYONE
+    who = json.loads(said)
+    return Caller(user=who["user"], project=who["project"], roles=frozenset(who["roles"]))
 
 
 class Client:

@@ -8,7 +8,6 @@ settings_for     what the first is made of; tests override the fixture ``said``
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -16,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import vmimg.service.settings as vmimg_settings
-from asking import WHO, Asked, Child, start_service
+from asking import Asked, Child, start_service, who_asks
 from glance_peer import openstack
 from postgres import Server
 from vmimg.service.application import application, assemble
 from vmimg.service.catalogue.database import Database
 from vmimg.service.catalogue.metadefs.standard import seed
-from vmimg.service.identity.caller import ANYONE, Caller
 
 __all__ = ["openstack"]
 
@@ -90,16 +87,8 @@ def settings_for(
 def service(settings_for: vmimg_settings.Settings) -> Iterator[Asked]:
     """The service in this process. Who sends no name is an administrator of no project."""
     made = assemble(settings_for)
-    with TestClient(application(made, _told), raise_server_exceptions=False) as http:
+    with TestClient(application(made, who_asks), raise_server_exceptions=False) as http:
         yield Asked(made, http)
-
-
-async def _told(request: Request) -> Caller:
-    said = request.headers.get(WHO)
-    if said is None:
-        return ANYONE
-    who = json.loads(said)
-    return Caller(user=who["user"], project=who["project"], roles=frozenset(who["roles"]))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from asking import Asked, Child, Client
+from asking import Asked, Child, Client, who_asks
 from postgres import Server
 from test_imports import begin, ended, left, stage
 from test_kills import settled, stored
@@ -378,13 +378,12 @@ def test_a_task_goes_on_when_the_database_is_back(
 ) -> None:
     from starlette.testclient import TestClient
 
-    from conftest import _told  # type: ignore[attr-defined]
     from vmimg.service.application import application, assemble
     from vmimg.service.settings import load
 
     database = {"url": own_postgres.database()}
     made = assemble(load(None, data=tmp_path / "data", database=database))
-    with TestClient(application(made, _told), raise_server_exceptions=False) as http:
+    with TestClient(application(made, who_asks), raise_server_exceptions=False) as http:
         service = Asked(made, http)
         gate = Gate(service, monkeypatch)
         image_id = stage(service.admin, DATA)

@@ -10,6 +10,7 @@ import click
 from vmimg.cli.human import echo
 from vmimg.cli.options import PATH
 from vmimg.cli.verb import Verb, examples
+from vmimg.errors import OptionError
 from vmimg.extras import require
 
 __all__ = ["command"]
@@ -38,13 +39,17 @@ def command(
     """
     for module in ("starlette", "uvicorn", "sqlalchemy", "pydantic_settings"):
         require(module, "service", "the image service")
-    from vmimg.service.settings import load
+    from vmimg.service.settings import SettingsError, load
 
     server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     overrides: dict[str, Any] = {"server": server} if server else {}
     if data is not None:
         overrides["data"] = data
-    settings = load(Path(config) if config else None, **overrides)
+    try:
+        settings = load(Path(config) if config else None, **overrides)
+    except SettingsError as error:
+        # All mistakes at once, in the one line that an error is.
+        raise OptionError("; ".join(str(error).splitlines())) from error
     from vmimg.service.server import check, run
 
     if check_config:

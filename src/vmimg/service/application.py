@@ -57,6 +57,8 @@ def assemble(settings: Settings) -> Service:
     Raises OptionError for settings that cannot be, StorageError where a store or the database
     cannot be reached.
     """
+    # Before anything is made: whoever may not serve leaves nothing behind.
+    authenticate = authenticator(settings)
     database = Database(
         settings.database_url,
         pool=settings.database.pool,
@@ -80,7 +82,7 @@ def assemble(settings: Settings) -> Service:
     judge = settings.vetting.policy
     return Service(
         settings=settings,
-        authenticate=authenticator(settings),
+        authenticate=authenticate,
         database=database,
         stores=stores,
         staging=staging,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import math
 import signal
+import socket
 from typing import Final
 
 import uvicorn
@@ -19,6 +21,7 @@ from vmimg.service.settings import Settings
 
 __all__ = ["check", "run"]
 
+_log: Final = logging.getLogger("vmimg.service")
 # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX. Few arenas, since each may keep as much
 # as the second says.
 _MALLOC: Final = ((-3, 8 << 20), (-1, 16 << 20), (-8, 4))
@@ -59,7 +62,19 @@ def run(settings: Settings) -> None:
     # asked for is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ended)
-    uvicorn.Server(config).run()
+    _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens when it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                host, port = listening.getsockname()[:2]
+                host = f"[{host}]" if ":" in host else host
+                _log.info("listening on http://%s:%d", host, port)
 
 
 def _spare_the_kernel() -> None:
